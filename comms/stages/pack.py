@@ -1,0 +1,114 @@
+"""The record of a row: scale, indices, values, each padded to 4 bytes and of fixed size (docs/wire-format.md)."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from thinwire.comms.codec import Coded, Spec, Stage
+from thinwire.kernels import vector
+
+
+@dataclass(frozen=True, repr=False)
+class Pack(Stage):
+    """Coded coefficients to bytes. Sorted indices go as the smallest of Elias-Fano, plain planes and a bitmap, chosen by the plan."""
+
+    kind: ClassVar[str] = "pack"
+
+    def plan(self, spec: Spec) -> Spec:
+        return replace(spec, record=_scale_nbytes(spec) + _index_nbytes(spec) + vector.packed_nbytes(spec.k, spec.bits))
+
+    def encode(self, x: Coded, spec: Spec) -> Tensor:
+        fields = []
+        if spec.scale == "row":
+            assert x.scale is not None
+            fields.append(x.scale[:, None].contiguous().view(torch.uint8))
+        elif spec.scale == "live":
+            assert x.scale is not None
+            fields.append(vector.pack_bits(x.scale[:, None].to(torch.uint8), 1))
+        if spec.index != "all":
+            assert x.index is not None
+            fields.append(_pack_index(x.index, spec))
+        fields.append(_pack_values(x.codes, spec))
+        return torch.cat(fields, 1)
+
+    def decode(self, y: Tensor, spec: Spec) -> Coded:
+        scale_end = _scale_nbytes(spec)
+        index_end = scale_end + _index_nbytes(spec)
+        codes, sound = _unpack_values(y[:, index_end:], spec)
+        scale = None
+        if spec.scale == "row":
+            scale = y[:, :scale_end].contiguous().view(torch.float32)[:, 0]
+        elif spec.scale == "live":
+            live, padded = vector.unpack_bits(y[:, :scale_end], 1, 1)
+            scale, sound = live[:, 0].bool(), sound & padded
+        index = None
+        if spec.index != "all":
+            index, ordered = _unpack_index(y[:, scale_end:index_end], spec)
+            sound = sound & ordered
+        return Coded(codes, scale, index, sound)
+
+
+def _scale_nbytes(spec: Spec) -> int:
+    return 0 if spec.scale == "none" else 4
+
+
+def _sorted_coding(spec: Spec) -> tuple[int, str]:
+    planes = spec.chunk.bit_length() - 1
+    return min(
+        (vector.elias_fano_nbytes(spec.k, spec.chunk), "elias-fano"),
+        (vector.packed_nbytes(spec.k * planes, 1), "planes"),
+        (vector.packed_nbytes(spec.chunk, 1), "bitmap"),
+    )
+
+
+def _block_planes(spec: Spec) -> int:
+    return spec.block.bit_length() - 1
+
+
+def _index_nbytes(spec: Spec) -> int:
+    if spec.index == "all":
+        return 0
+    return _sorted_coding(spec)[0] if spec.index == "sorted" else vector.packed_nbytes(spec.k * _block_planes(spec), 1)
+
+
+def _pack_index(index: Tensor, spec: Spec) -> Tensor:
+    if spec.index == "block":
+        return vector.pack_planes(index & (spec.block - 1), _block_planes(spec))
+    coding = _sorted_coding(spec)[1]
+    if coding == "elias-fano":
+        return vector.elias_fano(index, spec.chunk)
+    if coding == "planes":
+        return vector.pack_planes(index, spec.chunk.bit_length() - 1)
+    return vector.bitmap(index, spec.chunk)
+
+
+def _unpack_index(packed: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
+    if spec.index == "block":
+        offset, sound = vector.unpack_planes(packed, _block_planes(spec), spec.k)
+        return offset + torch.arange(0, spec.chunk, spec.block, device=packed.device), sound
+    coding = _sorted_coding(spec)[1]
+    if coding == "elias-fano":
+        return vector.unpack_elias_fano(packed, spec.k, spec.chunk)
+    if coding == "planes":
+        index, sound = vector.unpack_planes(packed, spec.chunk.bit_length() - 1, spec.k)
+        return index, sound & (index[:, 1:] > index[:, :-1]).all(1)
+    bits, padded = vector.unpack_bits(packed, 1, spec.chunk)
+    index, sound = vector.set_positions(bits, spec.k)
+    return index, sound & padded
+
+
+def _pack_values(codes: Tensor, spec: Spec) -> Tensor:
+    if spec.bits <= 8:
+        return vector.pack_bits(codes, spec.bits)
+    raw = codes.contiguous().view(torch.uint8).view(codes.shape[0], -1) if codes.numel() else codes.new_empty(codes.shape[0], 0, dtype=torch.uint8)
+    return torch.nn.functional.pad(raw, (0, -raw.shape[1] % 4))
+
+
+def _unpack_values(packed: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
+    if spec.bits <= 8:
+        return vector.unpack_bits(packed, spec.bits, spec.k)
+    nbytes = spec.k * spec.bits // 8
+    raw, padding = packed[:, :nbytes].contiguous(), packed[:, nbytes:]
+    return raw.view(torch.int16 if spec.bits == 16 else torch.int32), (padding == 0).all(1)

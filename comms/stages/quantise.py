@@ -1,0 +1,160 @@
+"""How a value becomes a small integer. Scales have at most 16 significant bits, so code * scale is exact in float32."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from thinwire.comms.codec import Coded, Read, Spec, Stage, Values
+from thinwire.kernels import vector
+
+
+def _checked(coded: Coded) -> Tensor:
+    assert coded.sound is not None, "unpacking sets sound"
+    return coded.sound
+
+
+@dataclass(frozen=True, repr=False)
+class _Cast(Stage):
+    """A value as a shorter (or the same) float; `bits` of IEEE pattern, no scale."""
+
+    kind: ClassVar[str] = "quantise"
+    bits: ClassVar[int]
+    dtype: ClassVar[torch.dtype]
+
+    def plan(self, spec: Spec) -> Spec:
+        return replace(spec, bits=self.bits, scale="none")
+
+    def decode(self, y: Coded, spec: Spec) -> Read:
+        values = y.codes.view(self.dtype).to(torch.float32)
+        magnitude = values.abs()
+        # What encoding never makes: NaN, Inf, beyond 2^100, denormal float32, and -0.
+        sendable = (magnitude >= vector.SMALLEST) & (magnitude <= vector.LARGEST)
+        sound = (sendable | (y.codes == 0)).all(1)
+        return Read(Values(values, y.index), _checked(y) & sound)
+
+
+@dataclass(frozen=True, repr=False)
+class Float32(_Cast):
+    """The value itself."""
+
+    bits: ClassVar[int] = 32
+    dtype: ClassVar[torch.dtype] = torch.float32
+    summable: ClassVar[bool] = True
+
+    def encode(self, x: Values, spec: Spec) -> Coded:
+        return Coded(x.values.contiguous().view(torch.int32), None, x.index)
+
+
+@dataclass(frozen=True, repr=False)
+class BFloat16(_Cast):
+    """Rounded half to even to 8 significant bits."""
+
+    bits: ClassVar[int] = 16
+    dtype: ClassVar[torch.dtype] = torch.bfloat16
+
+    def encode(self, x: Values, spec: Spec) -> Coded:
+        return Coded(vector.to_bf16(x.values), None, x.index)
+
+
+@dataclass(frozen=True, repr=False)
+class Float16(_Cast):
+    """Rounded half to even to 11 significant bits, clamped to +-65504."""
+
+    bits: ClassVar[int] = 16
+    dtype: ClassVar[torch.dtype] = torch.float16
+
+    def encode(self, x: Values, spec: Spec) -> Coded:
+        return Coded(vector.to_fp16(x.values), None, x.index)
+
+
+@dataclass(frozen=True, repr=False)
+class _AbsMax(Stage):
+    """round(value / scale) in two's complement, scale = the row's largest magnitude / qmax."""
+
+    kind: ClassVar[str] = "quantise"
+    bits: ClassVar[int]
+
+    @property
+    def qmax(self) -> int:
+        return int((1 << (self.bits - 1)) - 1)
+
+    def plan(self, spec: Spec) -> Spec:
+        return replace(spec, bits=self.bits, scale="row")
+
+    def encode(self, x: Values, spec: Spec) -> Coded:
+        scale = vector.absmax_scale(x.values, self.qmax)
+        codes = vector.quantise(x.values, scale, self.qmax)
+        return Coded(codes.view(torch.uint8) & ((1 << self.bits) - 1), scale, x.index)
+
+    def decode(self, y: Coded, spec: Spec) -> Read:
+        assert y.scale is not None
+        shift = 8 - self.bits
+        codes = (y.codes << shift).view(torch.int8) >> shift
+        # The largest value of a row always gets the largest code: anything else was not made by us.
+        largest = codes.abs().amax(1) if codes.shape[1] else codes.new_zeros(codes.shape[0])
+        most_negative = (codes == -self.qmax - 1).any(1)
+        expected = torch.where(y.scale == 0, 0, self.qmax)
+        sound = vector.sound_scale(y.scale, self.qmax) & (largest == expected) & ~most_negative
+        return Read(Values(codes.to(torch.float32) * y.scale[:, None], y.index), _checked(y) & sound)
+
+
+@dataclass(frozen=True, repr=False)
+class Int8(_AbsMax):
+    """-127..127."""
+
+    bits: ClassVar[int] = 8
+
+
+@dataclass(frozen=True, repr=False)
+class Int4(_AbsMax):
+    """-7..7, two to a byte."""
+
+    bits: ClassVar[int] = 4
+
+
+@dataclass(frozen=True, repr=False)
+class Int2(_AbsMax):
+    """-1, 0, 1, four to a byte."""
+
+    bits: ClassVar[int] = 2
+
+
+@dataclass(frozen=True, repr=False)
+class Sign(Stage):
+    """One bit, set for negative values, and the row's mean magnitude as scale."""
+
+    kind: ClassVar[str] = "quantise"
+
+    def plan(self, spec: Spec) -> Spec:
+        return replace(spec, bits=1, scale="row")
+
+    def encode(self, x: Values, spec: Spec) -> Coded:
+        scale = vector.mean_scale(x.values)
+        return Coded(((x.values < 0) & (scale != 0)[:, None]).to(torch.uint8), scale, x.index)
+
+    def decode(self, y: Coded, spec: Spec) -> Read:
+        assert y.scale is not None
+        sound = vector.sound_scale(y.scale, 1) & ((y.scale != 0) | (y.codes == 0).all(1))
+        values = torch.where(y.codes.bool(), -y.scale[:, None], y.scale[:, None])
+        return Read(Values(values, y.index), _checked(y) & sound)
+
+
+@dataclass(frozen=True, repr=False)
+class Vote(Stage):
+    """One bit, +1 or -1, no scale: sums are whole numbers, so the sign of a sum is the same on every replica. A row of zeros votes 0."""
+
+    kind: ClassVar[str] = "quantise"
+
+    def plan(self, spec: Spec) -> Spec:
+        return replace(spec, bits=1, scale="live")
+
+    def encode(self, x: Values, spec: Spec) -> Coded:
+        return Coded((x.values < 0).to(torch.uint8), (x.values != 0).any(1), x.index)
+
+    def decode(self, y: Coded, spec: Spec) -> Read:
+        assert y.scale is not None
+        votes = y.scale.to(torch.float32)[:, None]
+        values = torch.where(y.codes.bool(), -votes, votes)
+        return Read(Values(values, y.index), _checked(y) & (y.scale | (y.codes == 0).all(1)))

@@ -1,0 +1,349 @@
+"""What every optimizer of this package shares: its group, clock, ledger and checkpoint; a method adds only its own `_round`."""
+
+import logging
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+from torch.optim import Optimizer
+
+from thinwire.comms import wire
+from thinwire.comms.codec import Codec
+from thinwire.comms.group import Group, Pending
+from thinwire.comms.recipes import codec as named_codec
+from thinwire.comms.wire import RoundKey
+from thinwire.optim import agree
+from thinwire.optim.aggregate import Aggregator, aggregator
+from thinwire.optim.clock import Clock
+from thinwire.optim.engine import Engine, Job, Outcome
+from thinwire.optim.ledger import Ledger, RoundInfo, Stats
+from thinwire.optim.replica import PREFIX, Replica
+
+log = logging.getLogger("thinwire")
+
+OnRound = Callable[[RoundInfo], None]
+
+
+class Synchronised(Optimizer):
+    """An optimizer whose members exchange compressed updates; see `DiLoCo` and `DeMo`.
+
+    Subclasses call `_set_up` once, then `_sync` when a round is due, and define `_round`, `_settings`, `_new_replica` and `_inner_*`.
+    """
+
+    def _set_up(
+        self,
+        *,
+        codec: str | Codec,
+        group: Any,
+        aggregate: str | Aggregator | None,
+        initial: str,
+        on_round: OnRound | None,
+        log: str | Path | None,
+        verify_every: int,
+    ) -> None:
+        if initial not in ("equal", "member0"):
+            raise ValueError(f"initial is {initial!r}; choose 'equal' (checked) or 'member0' (its weights are taken)")
+        if not isinstance(verify_every, int) or verify_every < 1:
+            raise ValueError(f"verify_every is {verify_every!r}; choose a positive number of rounds")
+        self._codec = named_codec(codec)
+        self._aggregate = aggregator(aggregate or ("contributors" if self._codec.sparse else "mean"))
+        self._given_group, self._initial, self._verify_every = group, initial, verify_every
+        self._ledger = Ledger(on_round, log)
+        self._clock = Clock()
+        self._replicas: list[Replica] = []
+        self._engine: Engine | None = None
+        self._group: Group | None = None
+        self._begun = self._closed = False
+
+    # -- what a user sees ------------------------------------------------------------------------------------------------------
+
+    @property
+    def round(self) -> int:
+        """Rounds the group has agreed on."""
+        return self._clock.round
+
+    @property
+    def global_step(self) -> int:
+        """Steps this member has taken."""
+        return self._clock.steps
+
+    @property
+    def group(self) -> Group | None:
+        """The members it exchanges with, or None while it trains alone."""
+        return self._group
+
+    def stats(self) -> Stats:
+        """Totals of the ledger."""
+        return self._ledger.stats()
+
+    def close(self) -> None:
+        """Announce leaving, flush the last partial window, and answer the others until everybody leaves: replicas end identical.
+
+        Never raises because of the network; a second call does nothing.
+        """
+        if self._closed:
+            return
+        if self._begin():
+            failures = 0
+            while failures < 2:  # every round ends at its deadline, and a group that lost a member re-forms once
+                outcome = self._sync(leaving=True)
+                if outcome is not None and outcome.all_leaving:
+                    break
+                failures += outcome is None
+        self._leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # After an error in the training loop there is nothing worth flushing, and the others must not wait for us.
+        self.close() if kind is None else self._leave()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's state with ours merged in: `thinwire.*` tensors a parameter, `thinwire.*` numbers a group.
+
+        Complete: anchor, outer momentum, residual and counters resume bit for bit, also in the middle of a window. Every member saves its
+        own. Tensors are views of the live state, as torch's are.
+        """
+        self._lay_out()
+        for pre in self._optimizer_state_dict_pre_hooks.values():
+            pre(self)
+        saved = self._inner_state_dict()
+        index = 0
+        for group, replica in zip(saved["param_groups"], self._replicas, strict=True):
+            group.update({PREFIX + name: value for name, value in self._clock.export().items()})
+            for tensors in replica.export():
+                saved["state"].setdefault(index, {}).update(tensors)
+                index += 1
+        for post in self._optimizer_state_dict_post_hooks.values():
+            saved = post(self, saved) or saved
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave, or a checkpoint of the plain inner optimizer (which starts a new run from its weights).
+
+        Our float32 tensors stay float32 and on their device, whatever the dtype of the parameters.
+        """
+        for pre in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = pre(self, state_dict) or state_dict
+        ours, clean = _split(state_dict)
+        self._inner_load_state_dict(clean)
+        self._lay_out()
+        self._clock.restore(_numbers(state_dict))
+        self._begun = False  # members compare notes again before the next round
+        index = 0
+        for replica, group in zip(self._replicas, self.param_groups, strict=True):
+            count = len(group["params"])
+            saved = [ours.get(i, {}) for i in range(index, index + count)]
+            index += count
+            unfit = replica.restore(saved)
+            if unfit and any(saved):
+                log.warning("checkpoint of other settings: %s starts anew", ", ".join(unfit))
+            if "anchor" in unfit:
+                replica.take_anchor(group["params"])
+        for post in self._optimizer_load_state_dict_post_hooks.values():
+            post(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but live handles, and without the `step` that LR schedulers plant: a copy trains alone until given a group."""
+        state = self.__dict__.copy()
+        for name in ("step", "_engine", "_group", "_given_group", "_ledger"):
+            state.pop(name, None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if state:
+            self._engine = self._group = self._given_group = None
+            self._ledger = Ledger()
+            self._begun = False
+            self._given_group = ALONE
+        super().__setstate__({})
+
+    # -- the beginning ---------------------------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        """Have one replica a parameter group; groups may be added at any time."""
+        for i, group in enumerate(self.param_groups):
+            if i < len(self._replicas):
+                if not self._replicas[i].fits(group["params"]):
+                    raise agree.ConfigError(
+                        f"the shapes of parameter group {i} changed after training began; add parameters with add_param_group"
+                    )
+                continue
+            self._replicas.append(self._new_replica(group["params"]))
+            self._begun = False
+
+    def _begin(self) -> bool:
+        """Agree with the members before the first round; False while alone or when the network failed (it is tried again)."""
+        self._lay_out()
+        if self._begun or self._closed:
+            return self._begun and self._group is not None and not self._closed
+        if self._group is None:
+            self._group = resolve(self._given_group)
+        if self._group is None or len(self._group.members) < 2:
+            return False
+        refuse_ddp(self._group, [p for group in self.param_groups for p in group["params"]])
+        lines = [f"{name} = {value!r}" for name, value in self._plan_settings().items()] + list(self._tensor_lines())
+        self._engine = Engine(self._group, self._aggregate, self._ledger, agree.plan_id(lines))
+        fresh = self._clock.round == 0 and self._initial == "member0" and not self._clock.open
+        values = [] if fresh else [f"initial value of {n}: {agree.tensor_hash(t):016x}" for n, t in self._shared_tensors()]
+        if not agree.agree(self._group, lines + values) or (fresh and not self._take_member0()):
+            return False
+        self._begun = True
+        self._engine.watch.lap(None)
+        return True
+
+    def _plan_settings(self) -> dict[str, object]:
+        return {
+            "method": type(self).__name__,
+            "wire version": wire.VERSION,
+            "codec": self._codec,
+            "aggregate": getattr(self._aggregate, "__name__", repr(self._aggregate)),
+            "initial": self._initial,
+            "verify_every": self._verify_every,
+            "round": self._clock.round,
+        } | self._settings()
+
+    def _tensor_lines(self) -> Iterator[str]:
+        for name, p in self._named_parameters():
+            yield f"tensor {name} {tuple(p.shape)} {p.dtype}"
+
+    def _named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        for i, group in enumerate(self.param_groups):
+            names = group.get("param_names") or [f"{j} of group {i}" for j in range(len(group["params"]))]
+            yield from zip(names, group["params"], strict=True)
+
+    def _take_member0(self) -> bool:
+        """Give every member the first one's weights."""
+        assert self._engine is not None and self._group is not None
+        leader = self._group.rank == min(self._group.members)
+        for i, replica in enumerate(self._replicas):
+            source = replica.gather(self.param_groups[i]["params"]).cpu()
+            mine = source if leader else torch.zeros_like(source)
+            key = RoundKey(0, 0, 0xFFFF0000 + i)
+            exchange = self._group.start(key, mine.view(torch.uint8), plan=self._engine.plan_id, reduce=True).wait()
+            if exchange is None:
+                return False
+            replica.put(self.param_groups[i]["params"], exchange.payloads[0].clone().view(torch.float32))
+        return True
+
+    # -- a round ---------------------------------------------------------------------------------------------------------------
+
+    @_disable_dynamo(recursive=True)
+    @torch.no_grad()
+    def _sync(self, *, leaving: bool = False) -> Outcome | None:
+        """Run one round to its end; None when it failed for everybody."""
+        assert self._engine is not None
+        self._engine.watch.lap("compute")
+        steps = self._round(leaving=leaving)
+        try:
+            while True:
+                next(steps)
+        except StopIteration as end:
+            outcome: Outcome | None = end.value
+        return outcome
+
+    def _exchange(self, job: Job) -> Generator[Pending, None, Outcome | None]:
+        """A round of the engine, with the state hashes of the members compared."""
+        assert self._engine is not None and self._group is not None
+        outcome = yield from self._engine.round(job)
+        if outcome is not None:
+            states = {member: note.state for member, note in outcome.exchange.notes.items() if note.state}
+            if len(set(states.values())) > 1:
+                names, tensors = zip(*self._shared_tensors(), strict=True)
+                raise agree.explain(self._group, states, names, tensors)
+        return outcome
+
+    def _state_hash(self) -> int:
+        """A hash of what members share, in the rounds that verify; else 0."""
+        if self._clock.round % self._verify_every:
+            return 0
+        return agree.plan_id([f"{agree.tensor_hash(tensor):016x}" for _, tensor in self._shared_tensors()])
+
+    def _leave(self) -> None:
+        self._closed = True
+        if self._group is not None and self._group is not self._given_group:
+            self._group.leave()
+
+    # -- what a method defines -------------------------------------------------------------------------------------------------
+
+    def _round(self, *, leaving: bool) -> Generator[Pending, None, Outcome | None]:
+        raise TypeError(f"{type(self).__name__} defines no _round")
+
+    def _settings(self) -> dict[str, object]:
+        raise TypeError(f"{type(self).__name__} defines no _settings")
+
+    def _new_replica(self, params: list[Tensor]) -> Replica:
+        raise TypeError(f"{type(self).__name__} defines no _new_replica")
+
+    def _shared_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """What is identical on all members after every round, by name."""
+        raise TypeError(f"{type(self).__name__} defines no _shared_tensors")
+
+    def _inner_state_dict(self) -> dict[str, Any]:
+        raise TypeError(f"{type(self).__name__} defines no _inner_state_dict")
+
+    def _inner_load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        raise TypeError(f"{type(self).__name__} defines no _inner_load_state_dict")
+
+
+ALONE = "alone"  # the group of a copied optimizer
+
+
+def resolve(group: Any) -> Group | None:
+    """A `Group` from itself, a `ProcessGroup`, a one-dimensional `DeviceMesh`, or, given None, the torchrun environment."""
+    from thinwire.comms.torch_group import TorchGroup
+
+    if group is None:
+        return TorchGroup.from_env() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    if isinstance(group, str) and group == ALONE:
+        return None
+    if isinstance(group, Group):
+        return group
+    if hasattr(group, "get_group") and hasattr(group, "mesh_dim_names"):
+        return TorchGroup(group.get_group())
+    return TorchGroup(group)
+
+
+def refuse_ddp(group: Group, params: list[Tensor]) -> None:
+    """Raise `ConfigError` when a live DDP model holds these parameters over two or more of our members.
+
+    It would all-reduce every gradient over the link that we are to save.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    import gc
+
+    from torch.nn.parallel import DistributedDataParallel
+
+    ours = {id(p) for p in params}
+    members = set(getattr(group, "global_ranks", None) or group.members)
+    for wrapped in gc.get_objects():
+        if type(wrapped) is not DistributedDataParallel or not any(id(p) in ours for p in wrapped.parameters()):
+            continue
+        ranks = torch.distributed.get_process_group_ranks(wrapped.process_group)
+        if len(members.intersection(ranks)) > 1:
+            raise agree.ConfigError(
+                f"the model is wrapped in DistributedDataParallel over ranks {ranks}, which are members of this WAN group: every "
+                "gradient would cross the link. Pass the bare model, or give DDP only the ranks of one region (process_group=...)"
+            )
+
+
+def _split(state_dict: dict[str, Any]) -> tuple[dict[int, dict[str, Tensor]], dict[str, Any]]:
+    """Our tensors by parameter index, and the state dict of the inner optimizer without them."""
+    ours = {i: {k: v for k, v in s.items() if str(k).startswith(PREFIX)} for i, s in state_dict["state"].items()}
+    state = {i: {k: v for k, v in s.items() if not str(k).startswith(PREFIX)} for i, s in state_dict["state"].items()}
+    groups = [{k: v for k, v in g.items() if not k.startswith(PREFIX)} for g in state_dict["param_groups"]]
+    return ours, {"state": {i: s for i, s in state.items() if s}, "param_groups": groups}
+
+
+def _numbers(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Our counters, from the first parameter group."""
+    groups = state_dict["param_groups"]
+    return {k.removeprefix(PREFIX): v for k, v in groups[0].items() if k.startswith(PREFIX)} if groups else {}

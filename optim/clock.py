@@ -1,0 +1,36 @@
+"""The counters of an optimizer, in one object (wrappers such as Lightning's proxy attribute writes)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass
+class Clock:
+    """`round` is agreed by the group; `window` counts steps since the last round, `steps` all of this member's; `open` says that work
+    was done from the anchor."""
+
+    round: int = 0
+    window: int = 0
+    steps: int = 0
+    open: bool = False
+
+    def tick(self) -> None:
+        """Count one step."""
+        self.window += 1
+        self.steps += 1
+        self.open = True
+
+    def next_round(self) -> None:
+        """Start a new window."""
+        self.round += 1
+        self.window = 0
+        self.open = False
+
+    def export(self) -> dict[str, int]:
+        """Plain numbers for a checkpoint."""
+        return {"round": self.round, "window": self.window, "steps": self.steps, "open": int(self.open)}
+
+    def restore(self, saved: Mapping[str, int]) -> None:
+        """Set from `export`; what is missing starts at zero."""
+        self.round, self.window, self.steps = (int(saved.get(name, 0)) for name in ("round", "window", "steps"))
+        self.open = bool(saved.get("open", 0))

@@ -1,0 +1,191 @@
+"""DeMo: an exchange every step, of what stands out in a momentum that is never synchronised (arXiv:2411.19870)."""
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from thinwire.comms.codec import Codec
+from thinwire.comms.group import Pending
+from thinwire.kernels.vector import all_finite
+from thinwire.optim import residual
+from thinwire.optim.aggregate import Aggregator
+from thinwire.optim.base import OnRound, Synchronised
+from thinwire.optim.engine import Job, Outcome, norm
+from thinwire.optim.fragment import local
+from thinwire.optim.replica import Replica
+
+
+class DeMo(Synchronised):
+    """SGD on decoupled momentum: each step members exchange the strongest coefficients of what they have not sent yet.
+
+        residual <- decay * residual + basis(gradient)
+        payload   = encode(residual);  residual <- residual - decode(payload)
+        p        <- p * (1 - lr * weight_decay) - lr * sign(basis^-1(aggregate(payloads)))
+
+    The gradient must be this member's own: no DDP around the model. `DeMo(params, codec="dct-topk32")` is the published method with
+    8-bit values; the defaults are the winner of benchmarks/training/sweep. Gradients enter with gain 1 (the published code folds the
+    learning rate into the momentum; under `sign` only a changing schedule can tell).
+
+    - `params`, `lr`, `weight_decay`: as in torch; groups may set their own.
+    - `decay`: of the residual. `sign`: move by the sign of the update, else by the update itself.
+    - `codec`, `group`, `aggregate`, `initial`, `on_round`, `log`, `verify_every`: as in `DiLoCo`.
+
+    Raises like `DiLoCo`. A failed round moves no weight and keeps the gradient in the residual.
+
+    >>> model = torch.nn.Linear(2, 2)
+    >>> opt = DeMo(model.parameters(), lr=1e-3)
+    >>> opt.step()
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        *,
+        codec: str | Codec = "dct-blockmax128-vote",
+        decay: float = 0.99,
+        sign: bool = True,
+        weight_decay: float = 0.0,
+        group: Any = None,
+        aggregate: str | Aggregator | None = None,
+        initial: str = "equal",
+        on_round: OnRound | None = None,
+        log: str | Path | None = None,
+        verify_every: int = 50,
+    ) -> None:
+        if not 0 <= lr:
+            raise ValueError(f"lr is {lr}; choose a number >= 0")
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay is {decay}; choose 0 (gradients only) to 1 (nothing is forgotten)")
+        if not 0 <= weight_decay:
+            raise ValueError(f"weight_decay is {weight_decay}; choose a number >= 0")
+        Optimizer.__init__(self, params, {"lr": lr, "weight_decay": weight_decay})
+        self._set_up(
+            codec=codec, group=group, aggregate=aggregate, initial=initial, on_round=on_round, log=log, verify_every=verify_every
+        )
+        self._decay, self._sign = float(decay), bool(sign)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+        """Exchange and move; returns the closure's loss. Parameters without a gradient count as gradient zero."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._lay_out()
+        if self._allocating():
+            return loss
+        self._clock.tick()
+        if self._begin():
+            self._sync()
+        elif self._group is None:
+            self._step_alone()
+        return loss
+
+    def _round(self, *, leaving: bool) -> Generator[Pending, None, Outcome | None]:
+        assert self._group is not None and self._engine is not None
+        gradients = [_gradient(group["params"]) for group in self.param_groups]
+        abstain = "idle" if leaving else None
+        if not all(all_finite(gradient) for gradient in gradients):
+            abstain = "NaN, Inf or numbers above 2^100 in the gradient"
+        messages = [
+            self._message(replica, torch.zeros_like(gradient) if abstain else gradient)
+            for replica, gradient in zip(self._replicas, gradients, strict=True)
+        ]
+        job = Job(
+            fragments=[replica.fragment for replica in self._replicas],
+            messages=messages,
+            round=self._clock.round,
+            steps=0 if leaving else self._clock.window,
+            abstain=abstain,
+            leaving=leaving,
+            state=self._state_hash(),
+            delta_norm=norm(gradients),
+        )
+        outcome = yield from self._exchange(job)
+        counted = outcome is not None and self._group.rank in outcome.members
+        if not abstain:
+            for replica, message in zip(self._replicas, messages, strict=True):
+                assert replica.residual is not None
+                replica.residual.copy_(message.kept if counted else message.whole)
+        if outcome is None:
+            return None
+        if outcome.updates is not None:
+            self._move(outcome.updates)
+        if outcome.updates is not None or leaving:
+            self._clock.next_round()
+        self._engine.settle(job, outcome, [replica.residual for replica in self._replicas])
+        return outcome
+
+    def _message(self, replica: Replica, gradient: Tensor) -> residual.Message:
+        plan = replica.fragment.plan
+        x = plan.forward(replica.fragment.matrix(gradient))
+        return residual.encode(plan, replica.residual, x, decay=self._decay)
+
+    def _move(self, updates: list[Tensor]) -> None:
+        for replica, update, group in zip(self._replicas, updates, self.param_groups, strict=True):
+            flat = replica.fragment.flat(replica.fragment.plan.inverse(update))
+            direction = flat.sign() if self._sign else flat
+            for step, param in zip(replica.fragment.split(direction * group["lr"]), group["params"], strict=True):
+                weight = local(param)
+                if group["weight_decay"]:
+                    weight.mul_(1.0 - group["lr"] * group["weight_decay"])
+                weight.sub_(step)
+
+    def _step_alone(self) -> None:
+        """Without a group the same method runs on its own payload, so that one process behaves like a member."""
+        updates = []
+        for replica, group in zip(self._replicas, self.param_groups, strict=True):
+            gradient = _gradient(group["params"])
+            if not all_finite(gradient):
+                return
+            message = self._message(replica, gradient)
+            assert replica.residual is not None
+            replica.residual.copy_(message.kept)
+            plan = replica.fragment.plan
+            updates.append(self._aggregate(plan, [plan.values(message.payload)]))
+        self._move(updates)
+        self._clock.next_round()
+
+    def _allocating(self) -> bool:
+        """Whether this is torch.distributed.checkpoint making state appear: a fresh optimizer, lr 0, all gradients zero."""
+        if self._begun or self._clock.steps or any(group["lr"] != 0 for group in self.param_groups):
+            return False
+        return not any(bool(p.grad.any()) for group in self.param_groups for p in group["params"] if p.grad is not None)
+
+    # -- what the base asks ----------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, object]:
+        return {"decay": self._decay, "sign": self._sign}
+
+    def _new_replica(self, params: list[Tensor]) -> Replica:
+        return Replica(params, self._codec, anchor=False, momentum=False, residual=True)
+
+    def _shared_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, local(p)) for name, p in self._named_parameters())
+
+    def _inner_state_dict(self) -> dict[str, Any]:
+        groups, index = [], 0
+        for group in self.param_groups:
+            count = len(group["params"])
+            groups.append({**group, "params": list(range(index, index + count))})
+            index += count
+        return {"state": {}, "param_groups": groups}
+
+    def _inner_load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        saved = state_dict["param_groups"]
+        sizes = [[len(group["params"]) for group in groups] for groups in (self.param_groups, saved)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"checkpoint has parameter groups of {sizes[1]} parameters, this optimizer of {sizes[0]}")
+        for group, values in zip(self.param_groups, saved, strict=True):
+            group.update({name: value for name, value in values.items() if name != "params"})
+
+
+def _gradient(params: list[Tensor]) -> Tensor:
+    """The gradients end to end, `(numel,)` float32; zero where there is none."""
+    parts = [torch.zeros_like(local(p)) if p.grad is None else local(p.grad).detach() for p in params]
+    return torch.cat([part.reshape(-1).to(torch.float32) for part in parts]) if parts else torch.zeros(0)

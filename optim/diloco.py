@@ -1,0 +1,263 @@
+"""DiLoCo: many local steps, then one compressed exchange of what they changed (arXiv:2311.08105)."""
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from thinwire.comms.codec import Codec
+from thinwire.comms.group import Pending
+from thinwire.kernels.vector import all_finite
+from thinwire.optim import residual
+from thinwire.optim.aggregate import Aggregator
+from thinwire.optim.base import OnRound, Synchronised
+from thinwire.optim.engine import Job, Outcome, norm
+from thinwire.optim.outer import SGD, OuterRule
+from thinwire.optim.replica import Replica
+
+DENSE_OUTER = SGD(lr=0.7, momentum=0.9, nesterov=True)
+SPARSE_OUTER = SGD(lr=1.0)
+DENSE_DECAY = 1.0
+SPARSE_DECAY = 0.95
+
+
+class DiLoCo(Synchronised):
+    """Wraps a torch optimizer: it trains locally, and every `sync_every` steps members exchange pseudo-gradients.
+
+        delta   = anchor - local                      what this window changed
+        payload = encode(decay * residual + delta)    error feedback, select, quantise, pack
+        anchor <- outer(anchor, aggregate(payloads))  the same bytes in the same order on every member
+        local  <- anchor
+
+    It is the inner optimizer to the outside: `param_groups`, `state` and `defaults` are the inner's own, so schedulers, scalers and
+    clipping work unchanged. The anchor is kept in float32. Defaults follow the codec: Nesterov SGD (.7, .9) for dense ones, plain
+    averaging with error feedback for sparse ones (momentum on top of error feedback diverges; under about 50 rounds Nesterov overshoots).
+
+    - `sync_every`: inner steps a round.
+    - `codec`: a name (`thinwire.comms.codec`) or a `chain(...)`.
+    - `group`: a `Group`, a `ProcessGroup`, a one-dimensional `DeviceMesh`, or None for the torchrun environment (alone outside of it).
+    - `outer_lr`, `outer_momentum`, `nesterov`: the outer SGD; or `outer(anchor, update, round) -> anchor` on `(numel,)` float32.
+    - `decay`: of the residual between rounds; 1.0 loses nothing. Unused by the lossless codec.
+    - `aggregate`: "mean", "contributors", or a function; sparse codecs default to contributors.
+    - `initial`: "equal" checks that members start from the same weights, "member0" sends its weights to all.
+    - `on_round`, `log`: called with, and appended as JSON lines, each `RoundInfo`.
+    - `verify_every`: rounds between comparisons of the replicas' hashes.
+
+    Raises at construction for settings that cannot work, `ConfigError` at the first step when members do not match, `DivergenceError`
+    when replicas differ. The network never raises out of `step`: a failed round keeps the window's work for the next one.
+
+    >>> model = torch.nn.Linear(2, 2)
+    >>> opt = DiLoCo(torch.optim.AdamW(model.parameters(), lr=1e-3), sync_every=50)
+    >>> opt.step()
+    """
+
+    def __init__(
+        self,
+        inner: Optimizer,
+        *,
+        sync_every: int = 10,
+        codec: str | Codec = "blockmax",
+        group: Any = None,
+        outer_lr: float | None = None,
+        outer_momentum: float | None = None,
+        nesterov: bool | None = None,
+        outer: OuterRule | None = None,
+        decay: float | None = None,
+        aggregate: str | Aggregator | None = None,
+        initial: str = "equal",
+        on_round: OnRound | None = None,
+        log: str | Path | None = None,
+        verify_every: int = 1,
+    ) -> None:
+        if not isinstance(inner, Optimizer):
+            raise TypeError(f"DiLoCo wraps a torch.optim.Optimizer, got {type(inner).__name__}; construct the inner optimizer first")
+        if isinstance(inner, Synchronised):
+            raise TypeError(f"DiLoCo got a {type(inner).__name__}, which already exchanges updates; wrap a plain torch optimizer")
+        if not isinstance(sync_every, int) or sync_every < 1:
+            raise ValueError(f"sync_every is {sync_every!r}; choose a positive number of steps")
+        self._inner = inner
+        Optimizer.__setstate__(self, {})
+        self._set_up(
+            codec=codec, group=group, aggregate=aggregate, initial=initial, on_round=on_round, log=log, verify_every=verify_every
+        )
+        self._sync_every = sync_every
+        self._outer = _outer_rule(self._codec, outer_lr, outer_momentum, nesterov, outer)
+        if decay is None:
+            decay = SPARSE_DECAY if self._codec.sparse else DENSE_DECAY
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay is {decay}; choose 0 (no error feedback) to 1 (nothing is forgotten)")
+        self._decay = 0.0 if self._codec.summable else float(decay)
+
+    # -- the inner optimizer, live ---------------------------------------------------------------------------------------------
+
+    @property
+    def inner(self) -> Optimizer:
+        """The wrapped optimizer."""
+        return self._inner
+
+    @property  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self._inner.param_groups
+
+    @param_groups.setter
+    def param_groups(self, value: list[dict[str, Any]]) -> None:
+        self._inner.param_groups = value
+
+    @property  # type: ignore[override]
+    def state(self) -> Any:
+        return self._inner.state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self._inner.state = value
+
+    @property  # type: ignore[override]
+    def defaults(self) -> dict[str, Any]:
+        return self._inner.defaults
+
+    @defaults.setter
+    def defaults(self, value: dict[str, Any]) -> None:
+        self._inner.defaults = value
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self._inner.zero_grad(set_to_none=set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; every member must add the same ones before its next step."""
+        self._inner.add_param_group(param_group)
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+        """One inner step; every `sync_every`-th exchanges with the members. Returns what the inner step returns."""
+        if self._allocating():
+            self._lay_out()
+            return self._inner.step(closure) if closure is not None else self._inner.step()
+        self._open_window()
+        loss = self._inner.step(closure) if closure is not None else self._inner.step()
+        self._clock.tick()
+        if self._clock.window % self._sync_every == 0 and self._begin():
+            self._sync()
+        return loss
+
+    # -- a window --------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _open_window(self) -> None:
+        """Take the anchor before the first step of a window: frameworks load weights after construction."""
+        known = len(self._replicas)
+        self._lay_out()
+        if not self._clock.open:
+            for replica, group in zip(self._replicas[:known], self.param_groups, strict=False):
+                replica.take_anchor(group["params"])
+        if not self._begun and not self._closed:
+            self._begin()
+
+    def _round(self, *, leaving: bool) -> Generator[Pending, None, Outcome | None]:
+        groups = [group["params"] for group in self.param_groups]
+        deltas = [self._delta(replica, params) for replica, params in zip(self._replicas, groups, strict=True)]
+        abstain = self._why_abstain(deltas, leaving)
+        messages = []
+        for replica, delta in zip(self._replicas, deltas, strict=True):
+            x = replica.fragment.plan.forward(replica.fragment.matrix(torch.zeros_like(delta) if abstain else delta))
+            messages.append(residual.encode(replica.fragment.plan, replica.residual, x, decay=self._decay))
+        job = Job(
+            fragments=[replica.fragment for replica in self._replicas],
+            messages=messages,
+            round=self._clock.round,
+            steps=self._clock.window,
+            abstain=abstain,
+            leaving=leaving,
+            state=self._state_hash(),
+            delta_norm=norm(deltas),
+        )
+        outcome = yield from self._exchange(job)
+        if outcome is None:
+            return None
+        assert self._engine is not None and self._group is not None
+        if outcome.updates is not None:
+            counted = self._group.rank in outcome.members
+            self._apply(outcome.updates, messages, groups, counted, None if counted or abstain else deltas)
+        elif not leaving:
+            self._engine.settle(job, outcome)
+            return None  # everybody abstained: nothing was averaged, the window goes on
+        self._clock.next_round()
+        self._engine.settle(job, outcome, [replica.residual for replica in self._replicas])
+        return outcome
+
+    def _delta(self, replica: Replica, params: list[Tensor]) -> Tensor:
+        assert replica.anchor is not None
+        return replica.anchor - replica.gather(params)
+
+    def _why_abstain(self, deltas: list[Tensor], leaving: bool) -> str | None:
+        if not all(all_finite(delta) for delta in deltas):
+            return "NaN, Inf or numbers above 2^100 in the pseudo-gradient"
+        return "idle" if leaving and not self._clock.open else None
+
+    def _apply(
+        self,
+        updates: list[Tensor],
+        messages: list[residual.Message],
+        groups: list[list[Tensor]],
+        counted: bool,
+        kept: list[Tensor] | None,
+    ) -> None:
+        """Move anchor and weights; `kept` are deltas that did not count, and stay in the local weights for the next round."""
+        moved = []
+        for replica, update in zip(self._replicas, updates, strict=True):
+            assert replica.anchor is not None
+            flat = replica.fragment.flat(replica.fragment.plan.inverse(update))
+            if isinstance(self._outer, SGD):
+                moved.append(self._outer(replica.anchor, flat, replica.momentum))
+            else:
+                moved.append((self._outer(replica.anchor, flat, self._clock.round), replica.momentum))
+        for i, (replica, (anchor, momentum)) in enumerate(zip(self._replicas, moved, strict=True)):
+            assert replica.anchor is not None
+            replica.anchor.copy_(anchor)
+            if replica.momentum is not None and momentum is not None:
+                replica.momentum.copy_(momentum)
+            if replica.residual is not None and counted:
+                replica.residual.copy_(messages[i].kept)
+            replica.put_anchor(groups[i], kept[i] if kept else None)
+
+    def _allocating(self) -> bool:
+        """Whether this is torch.distributed.checkpoint making state appear: a fresh optimizer, lr 0, all gradients zero."""
+        if self._begun or self._clock.steps or self._inner.state or any(group.get("lr") != 0 for group in self.param_groups):
+            return False
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return bool(grads) and not any(bool(grad.any()) for grad in grads)
+
+    # -- what the base asks ----------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, object]:
+        outer = self._outer if isinstance(self._outer, SGD) else getattr(self._outer, "__qualname__", type(self._outer).__name__)
+        return {"sync_every": self._sync_every, "decay": self._decay, "outer": outer}
+
+    def _new_replica(self, params: list[Tensor]) -> Replica:
+        momentum = isinstance(self._outer, SGD) and self._outer.momentum > 0
+        return Replica(params, self._codec, anchor=True, momentum=momentum, residual=self._decay > 0)
+
+    def _shared_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        anchors = [part for replica in self._replicas for part in replica.fragment.split(replica.anchor)]  # type: ignore[arg-type]
+        return zip((name for name, _ in self._named_parameters()), anchors, strict=True)
+
+    def _inner_state_dict(self) -> dict[str, Any]:
+        return self._inner.state_dict()
+
+    def _inner_load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._inner.load_state_dict(state_dict)
+
+
+def _outer_rule(
+    codec: Codec, lr: float | None, momentum: float | None, nesterov: bool | None, outer: OuterRule | None
+) -> SGD | OuterRule:
+    if outer is not None:
+        if (lr, momentum, nesterov) != (None, None, None):
+            raise ValueError("give either outer= or outer_lr / outer_momentum / nesterov, not both")
+        return outer
+    default = SPARSE_OUTER if codec.sparse else DENSE_OUTER
+    momentum = default.momentum if momentum is None else momentum
+    if nesterov is None:
+        nesterov = default.nesterov and momentum > 0
+    return SGD(default.lr if lr is None else lr, momentum, nesterov)

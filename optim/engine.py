@@ -1,0 +1,185 @@
+"""One round of any method: send one payload, check what came back, aggregate, tell the ledger.
+
+A round is a generator that yields while its exchange is under way, so that overlap is only a matter of who resumes it when.
+"""
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from thinwire.comms.codec import Values
+from thinwire.comms.group import Exchange, Group, Note, Pending
+from thinwire.comms.wire import ABSTAIN, LEAVING, RoundKey
+from thinwire.optim.aggregate import Aggregator
+from thinwire.optim.fragment import Fragment
+from thinwire.optim.ledger import PHASES, Ledger, RoundInfo
+from thinwire.optim.residual import Message
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one member brings to a round: for each fragment a message, and what it says of itself."""
+
+    fragments: Sequence[Fragment]
+    messages: Sequence[Message]
+    round: int
+    steps: int
+    abstain: str | None = None  # why the payload must not be counted
+    leaving: bool = False
+    state: int = 0  # hash of what replicas share, 0 when this round does not verify
+    delta_norm: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the group agreed: an update a fragment, `(rows, chunk)` in the basis, or None when no payload counts."""
+
+    exchange: Exchange
+    updates: list[Tensor] | None
+    members: tuple[int, ...]  # whose payloads are in the updates
+    rejected: dict[int, str]
+    all_leaving: bool
+
+
+class Stopwatch:
+    """Seconds by phase since the last round."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._mark = time.perf_counter()
+
+    def lap(self, phase: str | None) -> None:
+        """Give the time since the last lap to `phase`, or to nobody."""
+        now = time.perf_counter()
+        if phase is not None:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._mark
+        self._mark = now
+
+    def take(self) -> dict[str, float]:
+        """The laps so far, and start again."""
+        taken, self.seconds = dict.fromkeys(PHASES, 0.0) | self.seconds, {}
+        return taken
+
+
+@dataclass
+class Engine:
+    """Runs rounds over a group and records them."""
+
+    group: Group
+    aggregate: Aggregator
+    ledger: Ledger
+    plan_id: int
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def round(self, job: Job) -> Generator[Pending, None, Outcome | None]:
+        """Send, yield while the exchange is under way, then check and aggregate; None when the round failed for everybody.
+
+        A failed round is already in the ledger; `settle` records the others once their update is applied.
+        """
+        reduce = all(fragment.plan.codec.summable for fragment in job.fragments)
+        payload = torch.cat([message.payload for message in job.messages]).cpu()
+        flags = (ABSTAIN if job.abstain else 0) | (LEAVING if job.leaving else 0)
+        self.watch.lap("encode")
+        note = Note(flags, job.steps, job.state)
+        pending = self.group.start(RoundKey(0, job.round, 0), payload, plan=self.plan_id, note=note, reduce=reduce)
+        yield pending
+        exchange = pending.wait()
+        self.watch.lap("exchange")
+        if exchange is None:
+            self._record(job, None, pending.error or "the exchange failed", missing=dict(pending.missing))
+            return None
+        outcome = self._sum(job, exchange) if reduce else self._decode(job, exchange)
+        self.watch.lap("decode")
+        return outcome
+
+    def settle(self, job: Job, outcome: Outcome, residuals: Sequence[Tensor | None] = ()) -> None:
+        """Record a round whose update has been applied (or that had none)."""
+        self.watch.lap("apply")
+        error = None if outcome.members or (job.leaving and outcome.all_leaving) else f"no payload counts: {outcome.rejected}"
+        self._record(job, outcome, error, residual_norm=norm([r for r in residuals if r is not None]))
+
+    def _decode(self, job: Job, exchange: Exchange) -> Outcome:
+        sizes = [fragment.plan.nbytes for fragment in job.fragments]
+        sent: dict[int, list[Values]] = {}
+        rejected = dict(exchange.skipped)
+        for member, payload in zip(exchange.members, exchange.payloads, strict=True):
+            read = [
+                fragment.plan.read(part.to(message.kept.device))
+                for fragment, part, message in zip(job.fragments, payload.split(sizes), job.messages, strict=True)
+            ]
+            if all(bool(sound.all()) for _, sound in read):
+                sent[member] = [values for values, _ in read]
+            else:
+                rejected[member] = "payload: a row that no encoder of this plan can have made"
+        updates = None
+        if sent:
+            plans = [fragment.plan for fragment in job.fragments]
+            updates = [self.aggregate(plan, [values[i] for values in sent.values()]) for i, plan in enumerate(plans)]
+        return Outcome(exchange, updates, tuple(sent), rejected, _all_leaving(exchange))
+
+    def _sum(self, job: Job, exchange: Exchange) -> Outcome:
+        """The group has added the payloads in member order: only the division is left."""
+        if not exchange.members:
+            return Outcome(exchange, None, (), dict(exchange.skipped), _all_leaving(exchange))
+        mean = exchange.payloads[0].clone().view(torch.float32) / float(len(exchange.members))
+        parts = mean.split([fragment.numel for fragment in job.fragments])
+        updates = [
+            part.view(fragment.plan.rows, fragment.plan.chunk).to(message.kept.device)
+            for part, fragment, message in zip(parts, job.fragments, job.messages, strict=True)
+        ]
+        return Outcome(exchange, updates, exchange.members, dict(exchange.skipped), _all_leaving(exchange))
+
+    def _record(
+        self,
+        job: Job,
+        outcome: Outcome | None,
+        error: str | None,
+        *,
+        missing: dict[int, str] | None = None,
+        residual_norm: float = 0.0,
+    ) -> None:
+        exchange = outcome.exchange if outcome else None
+        peers = len(exchange.notes) if exchange else len(self.group.members)
+        ring = 2 * (peers - 1) / max(peers, 1)
+        dense = int(ring * sum(fragment.dense_nbytes for fragment in job.fragments))
+        payload = 0
+        if exchange:
+            nbytes = sum(fragment.plan.nbytes for fragment in job.fragments)
+            payload = int((ring if exchange.reduced else peers - 1) * nbytes)
+        sent = exchange.sent_nbytes if exchange else 0
+        self.ledger.record(
+            RoundInfo(
+                round=job.round,
+                epoch=exchange.key.epoch if exchange else 0,
+                members=outcome.members if outcome else (),
+                missing=missing or {},
+                error=error,
+                payload_sent=payload,
+                payload_received=payload,
+                wire_sent=sent,
+                wire_received=exchange.received_nbytes if exchange else 0,
+                dense_nbytes=dense,
+                ratio=dense / sent if sent else 0.0,
+                seconds=self.watch.take(),
+                residual_norm=residual_norm,
+                delta_norm=job.delta_norm,
+                rejected=outcome.rejected if outcome else {},
+                steps=job.steps,
+                state_hash=job.state or None,
+            )
+        )
+
+
+def norm(tensors: Sequence[Tensor]) -> float:
+    """The Euclidean norm of several tensors together (for the ledger: not part of any agreed number)."""
+    return sqrt(sum(float(tensor.square().sum(dtype=torch.float64)) for tensor in tensors))
+
+
+def _all_leaving(exchange: Exchange) -> bool:
+    return all(note.flags & LEAVING for note in exchange.notes.values())
+
+

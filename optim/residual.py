@@ -1,0 +1,46 @@
+"""What was not sent yet: error feedback and decoupled momentum are one rule with two constants.
+
+    r <- decay * r + gain * x          x in the basis of the codec; two roundings, never fused
+    payload = encode(r);  r <- r - decode(payload)
+
+decay 1, gain 1 is error feedback (1809.07599); decay .999 is DeMo's decoupled momentum (2411.19870). A second copy of this rule that
+rounds differently would flip ties of the selection, so there is none.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thinwire.comms.codec import Plan
+
+
+@dataclass(frozen=True)
+class Message:
+    """A payload, and what the residual becomes: `kept` when members count the payload, `whole` when they do not."""
+
+    payload: Tensor
+    kept: Tensor
+    whole: Tensor
+
+
+def encode(plan: Plan, residual: Tensor | None, x: Tensor, *, decay: float, gain: float = 1.0) -> Message:
+    """Add `x` to the residual and encode it; nothing is changed in place, so a failed round leaves no trace.
+
+    `x` and `residual` are `(rows, chunk)` float32 in the basis; a residual of None is zero and stays unused (dense codecs).
+    sent + kept equals whole bit for bit for every codec but `sign` (there to an ulp).
+    """
+    whole = x if gain == 1.0 else x * gain
+    if residual is not None and decay != 0.0:
+        carried = residual if decay == 1.0 else residual * decay
+        whole = carried + whole
+    payload = plan.encode(whole)
+    return Message(payload, _subtract(plan, whole, payload), whole)
+
+
+def _subtract(plan: Plan, whole: Tensor, payload: Tensor) -> Tensor:
+    sent = plan.values(payload)
+    if sent.index is None:
+        return whole - sent.values
+    left = whole.gather(1, sent.index) - sent.values
+    return torch.scatter(whole, 1, sent.index, left)

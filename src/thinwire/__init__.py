@@ -1,0 +1,18 @@
+"""thinwire: train one PyTorch model from places that are far apart."""
+
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as _version
+
+from thinwire.comms import chain as chain
+from thinwire.comms.local import LocalGroup as LocalGroup
+from thinwire.comms.torch_group import TorchGroup as TorchGroup
+from thinwire.optim import ConfigError as ConfigError
+from thinwire.optim import DeMo as DeMo
+from thinwire.optim import DiLoCo as DiLoCo
+from thinwire.optim import DivergenceError as DivergenceError
+from thinwire.optim import RoundInfo as RoundInfo
+
+try:
+    __version__ = _version("thinwire")
+except PackageNotFoundError:  # a checkout on the path that was never installed
+    __version__ = "0+unknown"
