@@ -136,11 +136,9 @@ class Synchronised(Optimizer):
         self._lay_out()
         self._clock.restore(_numbers(state_dict))
         self._begun = False  # members compare notes again before the next round
-        index = 0
-        for replica, group in zip(self._replicas, self.param_groups, strict=True):
-            count = len(group["params"])
-            saved = [ours.get(i, {}) for i in range(index, index + count)]
-            index += count
+        # As in torch, saved parameters are matched by their order in the groups: their keys may be indices or names.
+        for replica, group, names in zip(self._replicas, self.param_groups, _saved_names(state_dict), strict=True):
+            saved = [ours.get(name, {}) for name in names]
             unfit = replica.restore(saved)
             if unfit and any(saved):
                 log.warning("checkpoint of other settings: %s starts anew", ", ".join(unfit))
@@ -335,8 +333,12 @@ def refuse_ddp(group: Group, params: list[Tensor]) -> None:
             )
 
 
-def _split(state_dict: dict[str, Any]) -> tuple[dict[int, dict[str, Tensor]], dict[str, Any]]:
-    """Our tensors by parameter index, and the state dict of the inner optimizer without them."""
+def _saved_names(state_dict: dict[str, Any]) -> list[list[Any]]:
+    return [list(group["params"]) for group in state_dict["param_groups"]]
+
+
+def _split(state_dict: dict[str, Any]) -> tuple[dict[Any, dict[str, Tensor]], dict[str, Any]]:
+    """Our tensors by saved parameter, and the state dict of the inner optimizer without them."""
     ours = {i: {k: v for k, v in s.items() if str(k).startswith(PREFIX)} for i, s in state_dict["state"].items()}
     state = {i: {k: v for k, v in s.items() if not str(k).startswith(PREFIX)} for i, s in state_dict["state"].items()}
     groups = [{k: v for k, v in g.items() if not k.startswith(PREFIX)} for g in state_dict["param_groups"]]

@@ -291,6 +291,7 @@ def test_rule_14_a_model_in_ddp_over_the_same_members_is_refused(tmp_path: Any) 
         dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it imports its compiler
 def test_rule_16_a_compiled_step_gives_the_same_weights() -> None:
     pytest.importorskip("torch._dynamo")
     nets = [model(), model()]
