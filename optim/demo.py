@@ -79,8 +79,9 @@ class DeMo(Synchronised):
         self._lay_out()
         if self._allocating():
             return loss
+        begun = self._begin()
         self._clock.tick()
-        if self._begin():
+        if begun:
             self._sync()
         elif self._group is None:
             self._step_alone()
