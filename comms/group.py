@@ -163,6 +163,7 @@ class Group(ABC):
         self._courier: threading.Thread | None = None
         self._lock = threading.RLock()
         self._left = False
+        _live.add(self)
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -250,7 +251,6 @@ class Group(ABC):
             if self._courier is None:
                 self._courier = threading.Thread(target=self._run_jobs, name=f"thinwire-courier-{self.rank}", daemon=True)
                 self._courier.start()
-                _live.add(self)
             seq = self._started
             self._started += 1
             self._jobs.put(Job(seq, attempt(seq), pending, teaches))
@@ -289,9 +289,9 @@ class Group(ABC):
             outcome = Outcome(None, self.error)
         if outcome.members is not None:
             self._members = outcome.members
-        self._missing = self._missing | outcome.missing if outcome.result is None else {
-            member: why for member, why in self._missing.items() if member not in self._members
-        }  # fmt: skip
+        self._missing |= outcome.missing
+        if outcome.result is not None:
+            self._missing = {member: why for member, why in self._missing.items() if member not in self._members}
         if isinstance(outcome.result, Exchange):
             outcome = _replace(outcome, result=_replace(outcome.result, seconds=time.monotonic() - began))
             if job.teaches:

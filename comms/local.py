@@ -11,7 +11,7 @@ from torch import Tensor
 from thinwire.comms.group import Group, Job, Outcome, TransportError
 from thinwire.comms.rounds import Arrivals
 
-_KEPT = 64  # decided moves that a latecomer can still read
+_KEPT = 16  # decided moves that a latecomer can still read
 
 
 @dataclass
@@ -20,6 +20,7 @@ class _Move:
 
     frames: dict[int, Tensor] = field(default_factory=dict)
     decided: Mapping[int, Tensor | str] | None = None
+    read_by: set[int] = field(default_factory=set)
 
 
 class _Hub:
@@ -36,7 +37,7 @@ class _Hub:
         """Wait for the frames of all that are present and awake, or the deadline; what is decided first holds for everybody."""
         with self.condition:
             if at <= self.forgotten:
-                raise TransportError(f"fell more than {_KEPT} exchanges behind the group")
+                raise TransportError(f"fell {_KEPT} exchanges behind the group")
             self.asleep.discard(member)
             move = self.moves.setdefault(at, _Move())
             if move.decided is None:
@@ -50,6 +51,9 @@ class _Hub:
                     self._decide(move)
                 else:
                     self.condition.wait(left)
+            move.read_by.add(member)
+            if self.present <= move.read_by:
+                self.moves.pop(at, None)
             return move.decided
 
     def _decide(self, move: _Move) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from thinwire.optim.replica import PREFIX, Replica
 log = logging.getLogger("thinwire")
 
 OnRound = Callable[[RoundInfo], None]
+S = TypeVar("S", bound="Synchronised")
 
 
 class Synchronised(Optimizer):
@@ -97,7 +98,7 @@ class Synchronised(Optimizer):
                 failures += outcome is None
         self._leave()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: S) -> S:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

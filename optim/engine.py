@@ -105,7 +105,7 @@ class Engine:
     def _decode(self, job: Job, exchange: Exchange) -> Outcome:
         sizes = [fragment.plan.nbytes for fragment in job.fragments]
         sent: dict[int, list[Values]] = {}
-        rejected = dict(exchange.skipped)
+        rejected = _rejected(exchange)
         for member, payload in zip(exchange.members, exchange.payloads, strict=True):
             read = [
                 fragment.plan.read(part.to(message.kept.device))
@@ -124,14 +124,14 @@ class Engine:
     def _sum(self, job: Job, exchange: Exchange) -> Outcome:
         """The group has added the payloads in member order: only the division is left."""
         if not exchange.members:
-            return Outcome(exchange, None, (), dict(exchange.skipped), _all_leaving(exchange))
+            return Outcome(exchange, None, (), _rejected(exchange), _all_leaving(exchange))
         mean = exchange.payloads[0].clone().view(torch.float32) / float(len(exchange.members))
         parts = mean.split([fragment.numel for fragment in job.fragments])
         updates = [
             part.view(fragment.plan.rows, fragment.plan.chunk).to(message.kept.device)
             for part, fragment, message in zip(parts, job.fragments, job.messages, strict=True)
         ]
-        return Outcome(exchange, updates, exchange.members, dict(exchange.skipped), _all_leaving(exchange))
+        return Outcome(exchange, updates, exchange.members, _rejected(exchange), _all_leaving(exchange))
 
     def _record(
         self,
@@ -177,6 +177,17 @@ class Engine:
 def norm(tensors: Sequence[Tensor]) -> float:
     """The Euclidean norm of several tensors together (for the ledger: not part of any agreed number)."""
     return sqrt(sum(float(tensor.square().sum(dtype=torch.float64)) for tensor in tensors))
+
+
+def _rejected(exchange: Exchange) -> dict[int, str]:
+    """Whose payload does not count, and why; members that only wait for the others to finish had none to count."""
+    why = dict(exchange.skipped)
+    for member, note in exchange.notes.items():
+        if note.flags & ABSTAIN and note.flags & LEAVING:
+            why.pop(member, None)
+        elif note.flags & ABSTAIN:
+            why[member] = "its numbers were not finite (NaN, Inf or above 2^100): it abstained"
+    return why
 
 
 def _all_leaving(exchange: Exchange) -> bool:

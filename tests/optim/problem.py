@@ -1,9 +1,18 @@
 """A small learning problem whose every number follows from (step, rank), and what tests compare."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tests.worlds import run_threads
+from thinwire import LocalGroup
+
+
+def run_members(n: int, work: Callable[[int, LocalGroup], Any]) -> list[Any]:
+    """`work(rank, group)` on each of n threads; results in member order."""
+    return run_threads(n, lambda group: work(group.rank, group))
 
 
 def model(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:

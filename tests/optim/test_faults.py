@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.optim.problem import adamw, backward, learn, model, weights
-from tests.worlds import run_threads
+from tests.optim.problem import adamw, backward, learn, model, run_members, weights
 from thinwire import ConfigError, DeMo, DiLoCo, DivergenceError, LocalGroup, RoundInfo
 
 
@@ -33,7 +32,7 @@ def test_nan_gradients_on_one_member_never_reach_the_others(method: str, poison:
             rejected |= opt.stats().last.rejected if opt.stats().last else {}
         return weights(net), rejected
 
-    results = run_threads(3, member)
+    results = run_members(3, member)
     for result, rejected in results:
         assert bool(result.isfinite().all())
         assert torch.equal(result, results[0][0])
@@ -49,7 +48,7 @@ def test_when_everybody_abstains_nothing_was_averaged_and_the_ledger_says_so() -
         opt.step()
         return opt.round, opt.stats().nothing_averaged, opt.stats().last
 
-    for round_, failed, info in run_threads(2, member):
+    for round_, failed, info in run_members(2, member):
         assert (round_, failed) == (0, 1)
         assert info.error is not None
         assert "no payload counts" in info.error
@@ -68,7 +67,7 @@ def test_a_member_whose_weights_were_changed_is_named_with_the_tensor() -> None:
             learn(net, opt, 2, rank)
         return str(caught.value)
 
-    for words in run_threads(3, member):
+    for words in run_members(3, member):
         assert "member 1" in words
         assert "4 of group 0" in words  # the parameters in order: gain, then weights and biases of three layers
 
@@ -84,7 +83,7 @@ def test_names_of_parameters_are_used_where_the_optimizer_knows_them() -> None:
             learn(net, opt, 0, rank)
         return str(caught.value)
 
-    for words in run_threads(3, member):
+    for words in run_members(3, member):
         assert "2.weight" in words
         assert "members 0 and 2" in words
         assert "initial='member0'" in words
@@ -108,7 +107,7 @@ def test_settings_that_differ_are_named_on_every_member(options: dict[str, Any],
             learn(net, DiLoCo(adamw(net), group=group, **(options if rank else {})), 0, rank)
         return str(caught.value)
 
-    assert all(words in told for told in run_threads(2, member))
+    assert all(words in told for told in run_members(2, member))
 
 
 def test_another_model_is_named_by_its_first_differing_tensor() -> None:
@@ -120,7 +119,7 @@ def test_another_model_is_named_by_its_first_differing_tensor() -> None:
             opt.step()
         return str(caught.value)
 
-    assert all("1.weight (2, 4)" in told and "1.weight (3, 4)" in told for told in run_threads(2, member))
+    assert all("1.weight (2, 4)" in told and "1.weight (3, 4)" in told for told in run_members(2, member))
 
 
 @pytest.mark.parametrize("method", ["diloco", "demo"])
@@ -133,7 +132,7 @@ def test_member0_can_give_its_weights_to_all(method: str) -> None:
             learn(net, opt, step, rank)
         return weights(net)
 
-    first, second = run_threads(2, member)
+    first, second = run_members(2, member)
     assert torch.equal(first, second)
 
 
@@ -148,7 +147,7 @@ def test_a_member_that_leaves_does_not_stop_the_others() -> None:
             learn(net, opt, step, rank)
         return weights(net), opt.stats().rounds
 
-    a, b, _ = run_threads(3, member)
+    a, b, _ = run_members(3, member)
     assert torch.equal(a[0], b[0])
     assert a[1] == b[1] == 4
 
@@ -187,7 +186,7 @@ def test_a_failed_round_keeps_the_work_and_touches_no_state() -> None:
         assert opt.stats().last.steps == 4
         assert not torch.equal(weights(net), local)
 
-    run_threads(2, member)
+    run_members(2, member)
 
 
 def test_demo_keeps_an_undelivered_gradient_in_its_residual() -> None:
@@ -213,7 +212,7 @@ def test_demo_keeps_an_undelivered_gradient_in_its_residual() -> None:
         assert torch.equal(replica.residual, held + gradient)
         assert torch.equal(weights(net), before)
 
-    run_threads(2, member)
+    run_members(2, member)
 
 
 def test_no_pickle_runs_on_any_receive_path() -> None:
@@ -232,7 +231,7 @@ def test_no_pickle_runs_on_any_receive_path() -> None:
             for step in range(5):
                 learn(net, opt, step, rank)
 
-    run_threads(2, member)
+    run_members(2, member)
     watching = False
     assert not seen
 
@@ -245,7 +244,7 @@ def test_the_log_is_json_lines_and_a_full_disk_does_not_end_training(tmp_path: P
         for step in range(4):
             learn(net, opt, step, rank)
 
-    run_threads(2, member)
+    run_members(2, member)
     lines = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1]
     assert "cannot write /dev/full" in caplog.text
@@ -264,6 +263,6 @@ def test_parameters_added_later_are_exchanged_too() -> None:
             opt.step()
         return torch.cat([weights(net), more.detach()])
 
-    a, b = run_threads(2, member)
+    a, b = run_members(2, member)
     assert torch.equal(a, b)
     assert bool((a[-5:] != 0).all())

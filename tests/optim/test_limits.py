@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from tests.optim.problem import adamw, backward, learn, model, weights
-from tests.worlds import run_threads
+from tests.optim.problem import adamw, backward, learn, model, run_members, weights
 from thinwire import DeMo, DiLoCo, LocalGroup, RoundInfo
 from thinwire.comms import CODECS
 
@@ -36,7 +35,7 @@ def test_the_dense_codec_is_textbook_diloco(members: int, lr: float, momentum: f
             learn(net, opt, step, rank)
         return weights(net)
 
-    results = run_threads(members, member)
+    results = run_members(members, member)
     wanted = textbook_diloco(members, 4, 3, lr, momentum)
     for result in results:
         assert torch.equal(result, results[0])
@@ -63,7 +62,7 @@ def test_identity_codec_every_step_is_data_parallel_sgd_bit_for_bit() -> None:
             with torch.no_grad():
                 for p in params:
                     p.sub_(total / 3.0 * 0.1)
-    for result in run_threads(3, member):
+    for result in run_members(3, member):
         assert torch.equal(result, weights(nets[0]))
 
 
@@ -92,7 +91,7 @@ def test_demo_is_the_published_method() -> None:
             opt.step()
         return weight.detach()
 
-    for result in run_threads(2, member):
+    for result in run_members(2, member):
         assert torch.equal(result, p)
 
 
@@ -113,7 +112,7 @@ def test_members_hold_the_same_bits_after_every_round(method: str, name: str, dt
         assert opt.stats().nothing_averaged == 0
         return seen
 
-    first, *others = run_threads(3, member)
+    first, *others = run_members(3, member)
     assert not torch.equal(first[0], first[-1])
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
@@ -136,7 +135,7 @@ def test_the_order_of_arrival_does_not_matter() -> None:
                     gate.set()
             return weights(net)
 
-        return run_threads(3, member)[0]
+        return run_members(3, member)[0]
 
     assert torch.equal(run(0), run(2))
 
@@ -151,7 +150,7 @@ def test_the_ledger_adds_up() -> None:
             learn(net, opt, step, rank)
         return opt
 
-    opt = run_threads(3, member)[0]
+    opt = run_members(3, member)[0]
     stats, rounds = opt.stats(), told[0]
     assert [info.round for info in rounds] == [0, 1, 2]
     assert stats.rounds == 3

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.optim.problem import adamw, learn, model, weights
-from tests.worlds import run_threads
+from tests.optim.problem import adamw, learn, model, run_members, weights
 from thinwire import DeMo, DiLoCo, LocalGroup
 from thinwire.optim.checkpoint import from_tensors, to_tensors
 
@@ -74,8 +73,8 @@ def test_resume_equals_no_interruption(method: str, form: str, dtype: torch.dtyp
         opt.close()
         return weights(net)
 
-    uninterrupted = run_threads(2, whole)
-    for a, b in zip(uninterrupted, run_threads(2, resumed), strict=True):
+    uninterrupted = run_members(2, whole)
+    for a, b in zip(uninterrupted, run_members(2, resumed), strict=True):
         assert torch.equal(a, b)
 
 
@@ -101,8 +100,8 @@ def test_resume_is_exact_from_every_step(stop: int, tmp_path: Path) -> None:
             learn(net, opt, step, rank)
         return weights(net)
 
-    uninterrupted = run_threads(2, whole)
-    assert all(torch.equal(a, b) for a, b in zip(uninterrupted, run_threads(2, resumed), strict=True))
+    uninterrupted = run_members(2, whole)
+    assert all(torch.equal(a, b) for a, b in zip(uninterrupted, run_members(2, resumed), strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import thinwire
-from tests.worlds import run_threads
+from tests.optim.problem import run_members
 from thinwire import DeMo, DiLoCo, LocalGroup
 
 
@@ -124,7 +124,7 @@ def test_rule_5_weights_loaded_after_construction_are_the_anchor() -> None:
     opt = adamw(alone)
     for step in range(2):
         learn(alone, opt, step)
-    for result in run_threads(2, member):
+    for result in run_members(2, member):
         assert torch.allclose(result, weights(alone), atol=1e-6)
 
 
@@ -234,7 +234,7 @@ def test_rule_11_a_step_skipped_by_a_scaler_on_one_member_neither_hangs_nor_shif
         opt.close()
         return opt.round, weights(net)
 
-    results = run_threads(2, member)
+    results = run_members(2, member)
     assert results[0][0] == results[1][0]
     assert torch.equal(results[0][1], results[1][1])
 
@@ -261,7 +261,7 @@ def test_rule_12_close_flushes_the_partial_window_and_replicas_end_identical() -
         opt.close()
         return weights(net)
 
-    first, *others = run_threads(3, member)
+    first, *others = run_members(3, member)
     assert all(torch.equal(first, other) for other in others)
 
 
@@ -312,7 +312,7 @@ def test_rule_17_rounds_and_steps_are_told() -> None:
             learn(net, opt, step, rank)
         return opt.round, opt.global_step
 
-    assert run_threads(2, member) == [(2, 7), (2, 7)]
+    assert run_members(2, member) == [(2, 7), (2, 7)]
 
 
 def test_unknown_and_impossible_options_are_refused_at_construction() -> None:

@@ -1,0 +1,59 @@
+# `make demo` and `make test` do their own set-up; ARGS="..." passes options on; PYTHON=python3.12 picks an interpreter.
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-slow lint format bench build clean
+
+help:
+	@echo "make demo       train on 4 workers of this machine, dense and compressed; ends with report.png"
+	@echo "make test       the tests            (ARGS='tests/kernels -q' for some of them)"
+	@echo "make test-slow  the slow tests"
+	@echo "make lint       ruff, mypy, import order"
+	@echo "make format     let ruff format and fix"
+	@echo "make bench      loss against bytes on the wire, a table"
+	@echo "make build      a wheel in dist/"
+	@echo "make clean      remove $(VENV) and everything built"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt $(wildcard csrc/*)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "thinwire needs Python 3.10 or newer as $(PYTHON); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/torchrun --standalone --nproc-per-node 4 examples/multiregion/train.py $(ARGS)
+
+# `pytest`, never `python -m pytest`: that would put the root first on the path, where kernels/ hides a PyPI package.
+test: $(STAMP)
+	$(BIN)/pytest $(ARGS)
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.training.table $(ARGS)
+
+build: $(STAMP)
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

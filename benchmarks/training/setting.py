@@ -1,0 +1,52 @@
+"""What is measured: a row of the table is a method and its options; a run is a row with a seed."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+METHODS = ("alone", "ddp", "textbook", "diloco", "demo")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method by name and the keyword arguments of its constructor: everything that JSON can carry.
+
+    Raises `ValueError` for an unknown method.
+
+    >>> Setting("diloco", {"codec": "none", "sync_every": 10}).key
+    'diloco codec=none sync_every=10'
+    """
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}; choose one of {', '.join(METHODS)}")
+
+    @property
+    def key(self) -> str:
+        """What tells two settings apart, in any order of their options."""
+        return " ".join([self.method, *(f"{name}={value}" for name, value in sorted(self.options.items()))])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a setting, a seed and the task's sizes."""
+
+    setting: Setting
+    seed: int
+    workers: int = 4
+    steps: int = 200
+    warm_steps: int = 400
+    batch: int = 4  # sequences of CONTEXT bytes per worker and step
+    warm_batch: int = 8  # with which DDP comes to the 1.979 known on this task
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> "Run":
+        fields = json.loads(text)
+        return cls(**(fields | {"setting": Setting(**fields["setting"])}))

@@ -1,0 +1,132 @@
+"""All-or-none decisions over a torch store: one word for each exchange of one generation, written once by compare_set.
+
+A generation is a fixed list of members. Keys, under a prefix of the group (g: generation, s: exchange, m: member):
+
+    g/h{s}   who had all the data: a counter, with a fingerprint of the data in its upper bits
+    g/d{s}   the decision: "c" commit, "r<why>" try again in the next generation, "f<why>" failed for everybody
+    g/b{m}   the bell of a member: the generation is over; a blocked wait on it costs no traffic
+    g/a{m}   a member is alive (or gone) when the generation ends
+    g/left   somebody has left
+    g/m      the members of the next generation
+
+An exchange commits only after all members had the same data; the store applies one request at a time, so no two members can read
+different decisions. 2 keys an exchange, about 30 bytes each, deleted two exchanges later.
+"""
+
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from torch.distributed import DistStoreError, Store
+
+COMMIT, RETRY, FAIL = "c", "r", "f"
+_GONE = "gone"
+_FOREVER = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Bell:
+    """Why a generation ended: the exchange that did not commit, and the decision about it."""
+
+    seq: int
+    ruling: str
+
+
+@dataclass(frozen=True)
+class Census:
+    """Who goes on: `members`, who does not and why, and who is alive but had not begun the exchange."""
+
+    members: tuple[int, ...]
+    gone: dict[int, str] = field(default_factory=dict)
+    late: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arbiter:
+    """The decisions of one generation, through one store connection (each thread needs its own: a blocked wait locks it).
+
+    Methods raise what the store raises (`RuntimeError`) when it is gone.
+    """
+
+    store: Store
+    generation: int
+    rank: int
+    members: tuple[int, ...]
+
+    def vote(self, seq: int, fingerprint: int, deadline: float, otherwise: str = FAIL) -> str:
+        """This member has all the data of exchange `seq`; returns the decision, which is `otherwise` at `deadline` (monotonic)."""
+        ballot = 1 + ((fingerprint & 0xFFFFFFFF) << 16)
+        n = len(self.members)
+        count = self.store.add(self._key("h", seq), ballot)
+        if count & 0xFFFF == n:
+            same = count == n * ballot  # a frame damaged on one path would leave replicas different
+            return self.rule(seq, COMMIT if same else FAIL + "members received different bytes")
+        if not self._wait([self._key("d", seq)], deadline - time.monotonic()):
+            return self.rule(seq, otherwise + "a member did not confirm that it has the data")
+        return self.rule(seq, FAIL)
+
+    def rule(self, seq: int, wish: str) -> str:
+        """Decide exchange `seq`, unless it is decided; returns the decision."""
+        return str(self.store.compare_set(self._key("d", seq), "", wish).decode())
+
+    def ring(self, seq: int, ruling: str) -> None:
+        """Tell every member that the generation is over."""
+        for member in self.members:
+            self.store.set(self._key("b", member), f"{seq} {ruling}")
+
+    def listen(self) -> Bell:
+        """Block, without traffic, until the generation is over."""
+        while not self._wait([self._key("b", self.rank)], _FOREVER.total_seconds()):
+            pass
+        seq, _, ruling = self.store.get(self._key("b", self.rank)).decode().partition(" ")
+        return Bell(int(seq), ruling)
+
+    def part(self) -> None:
+        """Say that this member leaves, and wake its own listener."""
+        self.store.set(self._key("a", self.rank), _GONE)
+        self.store.set(f"{self.generation}/left", str(self.rank))
+        self.store.set(self._key("b", self.rank), f"-1 {FAIL}left")
+
+    def somebody_left(self) -> bool:
+        """Whether a member has left since the generation began."""
+        return bool(self.store.check([f"{self.generation}/left"]))
+
+    def linger(self, timeout_s: float) -> None:
+        """Wait until all members have left or the generation is over: who hosts the store goes last."""
+        self._wait([self._key("a", member) for member in self.members], timeout_s)
+
+    def census(self, bell: Bell, started: int, grace_s: float) -> Census:
+        """Say that this member is alive and has `started` so many exchanges; returns the list all members agree on."""
+        mine = self._key("a", self.rank)
+        if not self.store.check([mine]):
+            self.store.set(mine, str(started))
+        self._wait([self._key("a", member) for member in self.members], grace_s)
+        said = {m: self._said(m) for m in self.members}
+        alive = [m for m, word in said.items() if word not in (None, _GONE)]
+        gone = {m: "gave no sign of life" if word is None else "has left" for m, word in said.items() if m not in alive}
+        late = [m for m in alive if int(said[m] or 0) <= bell.seq]
+        proposal = json.dumps([alive, [[m, why] for m, why in gone.items()], late], separators=(",", ":"))
+        alive, gone_pairs, late = json.loads(self.store.compare_set(f"{self.generation}/m", "", proposal))
+        return Census(
+            tuple(alive), {m: why for m, why in gone_pairs}, dict.fromkeys(late, "is alive, but had not begun this exchange")
+        )
+
+    def tidy(self, seq: int) -> None:
+        """Forget exchange `seq`, which everybody has read."""
+        self.store.delete_key(self._key("h", seq))
+        self.store.delete_key(self._key("d", seq))
+
+    def _said(self, member: int) -> str | None:
+        key = self._key("a", member)
+        return self.store.get(key).decode() if self.store.check([key]) else None
+
+    def _wait(self, keys: list[str], timeout_s: float) -> bool:
+        try:
+            self.store.wait(keys, timedelta(seconds=max(timeout_s, 0.001)))
+        except DistStoreError:
+            return False
+        return True
+
+    def _key(self, kind: str, number: int) -> str:
+        return f"{self.generation}/{kind}{number}"

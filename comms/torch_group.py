@@ -1,0 +1,450 @@
+"""`TorchGroup`: members are ranks of torch.distributed, over gloo (a private group of our own, or the user's) or nccl (the user's).
+
+An exchange goes: move the frames, then vote. If anything fails, the generation of members ends: all survivors hear it at once through
+their bells, agree on who is alive, meet again in a new private gloo group, and try the exchange once more if there is time. Decisions
+are in `arbiter`; two threads drive them: the courier runs exchanges, the sentinel listens for the bell also while the courier is idle, so
+that a member that computes is told apart from one that is dead.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+import xxhash
+from torch import Tensor
+from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store, TCPStore
+
+from thinwire.comms import gloo
+from thinwire.comms.arbiter import COMMIT, FAIL, RETRY, Arbiter, Bell, Census
+from thinwire.comms.group import Exchange, Group, Job, Outcome, TransportError
+from thinwire.comms.rounds import Arrivals
+
+GRACE_S = 2.0  # for a sign of life after the bell: milliseconds on a quiet machine, more when it is overloaded
+RESERVE_S = 3.0  # of a deadline, kept to find out who is missing
+HASTE_S = 2.0  # at least so long the first attempt waits for the others to confirm
+FORM_S = 10.0
+_REFORMS = 3  # attempts at a group of the same survivors before this member gives up
+
+
+class _Moves(Protocol):
+    """A backend: both begin a collective on flat uint8 tensors on `device` and return torch's work handle."""
+
+    device: torch.device
+    polled: bool  # whether the work handle has to be asked, as its future completes before the data is there
+
+    def all_gather(self, out: Tensor, message: Tensor, timeout_s: float) -> Any: ...
+    def all_to_all(self, out: Tensor, messages: Tensor, timeout_s: float) -> Any: ...
+
+
+class _Private:
+    """A gloo group of our own, unknown to torch.distributed."""
+
+    device, polled = torch.device("cpu"), False
+
+    def __init__(self, group: ProcessGroupGloo) -> None:
+        self._group = group
+
+    def all_gather(self, out: Tensor, message: Tensor, timeout_s: float) -> Any:
+        return gloo.all_gather(self._group, out, message, timeout_s)
+
+    def all_to_all(self, out: Tensor, messages: Tensor, timeout_s: float) -> Any:
+        return gloo.all_to_all(self._group, out, messages, timeout_s)
+
+
+class _Given:
+    """The user's group; its own timeout stays as it is."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
+        self.polled = torch.device("cpu") not in group._device_types  # nccl; a group for both kinds moves ours by its gloo half
+        self.device = torch.device("cuda", torch.cuda.current_device()) if self.polled else torch.device("cpu")
+
+    def all_gather(self, out: Tensor, message: Tensor, timeout_s: float) -> Any:
+        return dist.all_gather_into_tensor(out, message, group=self._group, async_op=True)
+
+    def all_to_all(self, out: Tensor, messages: Tensor, timeout_s: float) -> Any:
+        return dist.all_to_all_single(out, messages, group=self._group, async_op=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Meeting:
+    """How the members met: `store` is this group's alone."""
+
+    store: Store
+    rank: int
+    size: int
+    moves: _Moves | None  # None: a world of one
+    devices: Callable[[], list[Any]]  # for the groups of survivors
+    run: int
+    hosts_store: bool = False
+    global_ranks: tuple[int, ...] = ()
+
+
+@dataclass(eq=False)
+class _Generation:
+    """One list of members; `first` is its first exchange, `reason` why the one before it did not commit."""
+
+    arbiter: Arbiter  # the courier's connection
+    ear: Arbiter  # the sentinel's
+    first: int
+    moves: _Moves | None
+    gone: dict[int, str] = field(default_factory=dict)
+    reason: str = ""
+    over: threading.Event = field(default_factory=threading.Event)
+    wake: threading.Event | None = None  # what the courier waits for in a collective
+    next_first: int = 0
+    census: Census | None = None
+
+    def end(self, bell: Bell) -> None:
+        """No collective of this generation can succeed any more."""
+        if not self.over.is_set():
+            self.next_first = bell.seq + (not bell.ruling.startswith(RETRY))
+            self.reason = bell.ruling[1:]
+            self.over.set()
+        if self.wake is not None:
+            self.wake.set()
+
+
+@dataclass(eq=False)
+class _TorchLink:
+    """One attempt at an exchange in one generation."""
+
+    group: "TorchGroup"
+    generation: _Generation
+    deadline: float
+    sharded: bool = True
+
+    @property
+    def rank(self) -> int:
+        return self.group.rank
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        return self.generation.arbiter.members
+
+    def all_gather(self, message: Tensor) -> Arrivals:
+        message = self.group._post(message)
+        return self._move("all_gather", message, message.numel())
+
+    def all_to_all(self, messages: Tensor) -> Arrivals:
+        messages = torch.stack([self.group._post(message) for message in messages])
+        return self._move("all_to_all", messages.view(-1), messages.shape[1])
+
+    def _move(self, kind: str, flat: Tensor, nbytes: int) -> Arrivals:
+        moves, n = self.generation.moves, len(self.members)
+        if moves is None or self.generation.over.is_set():
+            raise TransportError(self.generation.reason or "the group is forming anew")
+        out = torch.empty(n * nbytes, dtype=torch.uint8, device=moves.device)
+        try:
+            work = getattr(moves, kind)(out, flat.to(moves.device), max(self.deadline - time.monotonic(), 0.01))
+            self._finish(work, moves.polled)
+        except TransportError:
+            raise
+        except RuntimeError as error:
+            raise TransportError(f"a connection broke: {gloo.first_line(error)}") from None
+        return dict(zip(self.members, out.cpu().view(n, nbytes), strict=True))
+
+    def _finish(self, work: Any, polled: bool) -> None:
+        """Wait for the data, the bell, or the deadline; raises `TransportError` for the last two."""
+        wake = self.generation.wake = threading.Event()
+        if not polled:
+            work.get_future().add_done_callback(lambda _: wake.set())
+        beat = time.monotonic() + 1.0
+        while not self.generation.over.is_set():
+            now = time.monotonic()
+            if polled and work.is_completed() or wake.is_set():
+                break
+            if now >= self.deadline:
+                raise TransportError("not all members were there by the deadline", late=True)
+            if now >= beat:  # a member that left a group which is not ours to close breaks no connection
+                beat = now + 1.0
+                if self.generation.arbiter.somebody_left():
+                    raise TransportError("a member has left")
+            wake.wait(min(0.001 if polled else 1.0, self.deadline - now))
+        if self.generation.over.is_set():
+            raise TransportError(self.generation.reason)
+        work.wait()
+
+
+class TorchGroup(Group):
+    """A member of a torch.distributed world. Nothing here ever creates or becomes torch's default process group.
+
+    - `TorchGroup.from_env()`: the torchrun environment, a private gloo group of all ranks (blocks until all are there).
+    - `TorchGroup(process_group)`: an existing gloo or nccl group; its collectives and store carry ours, so give one that nothing else
+      uses: DDP or FSDP on the same group would meet our collectives out of order. The default group (`dist.group.WORLD`) serves too,
+      but only given explicitly.
+    - `TorchGroup.from_mesh(mesh, "region")`: one dimension of a `DeviceMesh`.
+
+    Member ids are ranks within the group, and stay the same when others are lost. After a loss the survivors go on in a private gloo
+    group; a given group is never touched. Who loses the store, or is counted as dead, takes no part any more: `error` says so.
+    Plaintext and without authentication, as torch.distributed is: for networks you trust.
+    """
+
+    def __init__(self, process_group: "ProcessGroup | _Meeting", *, timeout_s: float | None = None) -> None:
+        meeting = process_group if isinstance(process_group, _Meeting) else _meet_given(process_group)
+        super().__init__(meeting.rank, tuple(range(meeting.size)), run=meeting.run, timeout_s=timeout_s)
+        self.global_ranks = meeting.global_ranks
+        self._meeting = replace(meeting, moves=None)  # a second reference would keep a broken gloo group alive
+        self._turn = threading.Condition()
+        self._doomed: dict[int, Bell] = {}  # generations that this member's courier ended before they began
+        self._reforms = 0
+        self._sentinel: threading.Thread | None = None
+        if meeting.moves is None:
+            self.error = "alone: this world has one member"
+            return
+        self._mouth, self._ear = meeting.store.clone(), meeting.store.clone()
+        self._generation = self._new_generation(0, self._members, 0, meeting.moves)
+        self._sentinel = threading.Thread(target=self._watch, name=f"thinwire-sentinel-{self.rank}", daemon=True)
+        self._sentinel.start()
+
+    @classmethod
+    def from_env(cls, *, timeout_s: float | None = None, join_timeout_s: float = 300.0) -> "TorchGroup":
+        """All ranks of the torchrun environment, in a private gloo group. Every rank makes its groups in the same order.
+
+        Raises `ValueError` for an incomplete environment and `ConnectionError` when the ranks cannot reach each other.
+        """
+        return cls(_meet_env(join_timeout_s), timeout_s=timeout_s)
+
+    @classmethod
+    def from_mesh(cls, mesh: Any, dim: str | None = None, *, timeout_s: float | None = None) -> "TorchGroup":
+        """The group of one dimension of a `DeviceMesh`, by name; a one-dimensional mesh needs none."""
+        if dim is None and mesh.ndim != 1:
+            raise ValueError(f"the mesh has dimensions {mesh.mesh_dim_names}; name the one that crosses the thin wire")
+        return cls(mesh.get_group(dim), timeout_s=timeout_s)
+
+    # -- exchanges: the courier ------------------------------------------------------------------------------------------------
+
+    def _settle(self, job: Job, deadline: float) -> Outcome[Any]:
+        began = time.monotonic()
+        patience = deadline - began
+        missing: dict[int, str] = {}
+        first = True
+        try:
+            while True:
+                now = self._ready(job.seq, deadline)
+                members = now.arbiter.members
+                missing |= now.gone
+                if self.error is not None:
+                    return Outcome(None, self.error, missing=missing)
+                if now.over.is_set() or job.seq < now.first:
+                    return Outcome(None, now.reason or "the others gave up on this exchange", missing=missing, members=members)
+                if len(members) == 1:
+                    self._fail(f"alone: {missing or 'nobody else is left'}")
+                    return Outcome(None, self.error, missing=missing, members=members)
+                until = deadline - min(RESERVE_S, patience / 2)
+                outcome, ruling = self._attempt(job, now, until, retry_until=began + patience / 2, hasty=first)
+                first = False
+                if ruling == COMMIT and outcome is not None:
+                    return _with_gone(replace(outcome, members=members, missing=outcome.missing | missing), now, job.seq)
+                now.arbiter.ring(job.seq, ruling)  # everybody that learns of it says so: the bell must not die with one member
+                now.end(Bell(job.seq, ruling))
+                if not ruling.startswith(RETRY):
+                    census = self._await_census(now, deadline)
+                    missing |= census.gone | census.late
+                    return Outcome(None, ruling[1:], missing=missing, members=census.members or members)
+        except TransportError:
+            raise
+        except dist.DistError as error:  # the store: without it nobody can know what the others decided
+            raise TransportError(self.error or f"the store is gone: {gloo.first_line(error)}") from None
+
+    def _attempt(
+        self, job: Job, now: _Generation, until: float, *, retry_until: float, hasty: bool
+    ) -> tuple[Outcome[Any] | None, str]:
+        began = time.monotonic()
+        try:
+            outcome = job.attempt(_TorchLink(self, now, until))
+        except TransportError as error:
+            again = not error.late and time.monotonic() < retry_until
+            return None, now.arbiter.rule(job.seq, (RETRY if again else FAIL) + str(error))
+        # Who dies between data and vote breaks no connection that anybody looks at. The others should have the data about when we have
+        # it; trying again costs one exchange, waiting the whole deadline more. The second attempt is patient: links may be that unequal.
+        arrived = time.monotonic()
+        soon = arrived + max(HASTE_S, arrived - began)
+        if hasty and soon < retry_until:
+            return outcome, now.arbiter.vote(job.seq, outcome.fingerprint, soon, RETRY)
+        return outcome, now.arbiter.vote(job.seq, outcome.fingerprint, until)
+
+    def _ready(self, seq: int, deadline: float) -> _Generation:
+        """The generation for exchange `seq`; still over when `seq` failed with it, or when forming anew takes too long."""
+        with self._turn:
+            self._turn.wait_for(
+                lambda: self.error or not self._generation.over.is_set() or seq < self._generation.next_first,
+                max(deadline - time.monotonic(), 0),
+            )
+            now = self._generation
+        if self.error is None and now.over.is_set() and seq >= now.next_first:
+            self._doom(now.arbiter, seq)
+        return now
+
+    def _doom(self, arbiter: Arbiter, seq: int) -> None:
+        """Others may already try `seq` in the next generation: it fails there, for them too, before we say so here."""
+        ruling = RETRY
+        while ruling.startswith(RETRY):
+            arbiter = replace(arbiter, generation=arbiter.generation + 1)
+            ruling = arbiter.rule(seq, FAIL + "forming anew took longer than the deadline")
+            arbiter.ring(seq, ruling)
+            self._doomed[arbiter.generation] = Bell(seq, ruling)
+
+    def _await_census(self, now: _Generation, deadline: float) -> Census:
+        with self._turn:
+            self._turn.wait_for(lambda: now.census or self.error, max(deadline - time.monotonic(), 0))
+        return now.census or Census(())
+
+    def _tidy(self, job: Job) -> None:
+        now = self._generation
+        if job.seq - 2 >= now.first and not now.over.is_set() and self.rank == now.arbiter.members[0]:
+            now.arbiter.tidy(job.seq - 2)
+
+    # -- generations: the sentinel ---------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        try:
+            while not self._left:
+                bell = self._generation.ear.listen()
+                if bell.seq < 0 or self._left:
+                    return
+                self._reform(self._generation, bell)
+                if self.error is not None:
+                    return
+        except dist.DistError as error:
+            if not self._left:
+                self._lose(f"the store is gone: {gloo.first_line(error)}")
+
+    def _reform(self, old: _Generation, bell: Bell) -> None:
+        """Meet the survivors of `old` in a new generation."""
+        old.end(bell)
+        box = [old.moves]
+        old.moves = None
+        gloo.park(box.clear)
+        patience = self._patience.seconds()
+        census = old.ear.census(bell, self._started, min(GRACE_S, patience / 4))
+        with self._turn:
+            old.census = census
+            self._turn.notify_all()
+        if self.rank not in census.members:
+            self._lose(f"the group went on without this member, which it counts as lost: {census.gone.get(self.rank)}")
+            return
+        number = old.arbiter.generation + 1
+        new = self._new_generation(number, census.members, old.next_first, None)
+        new.gone, new.reason = census.gone, old.reason
+        self._reforms = self._reforms + 1 if old.arbiter.members == census.members else 0
+        if self._reforms > 2 * _REFORMS:
+            self._lose(f"the members cannot keep a connection: {old.reason}")
+            return
+        try:
+            if number in self._doomed:
+                new.end(self._doomed[number])
+            elif len(census.members) > 1:
+                place = PrefixStore(f"{number}/pg", self._ear)
+                where = census.members.index(self.rank)
+                new.moves = _Private(gloo.form(place, where, len(census.members), min(FORM_S, patience / 4), self._meeting.devices()))
+        except (TransportError, ConnectionError) as error:
+            ruling = new.ear.rule(new.first, RETRY + str(error))
+            new.ear.ring(new.first, ruling)
+            new.end(Bell(new.first, ruling))
+        with self._turn:
+            self._generation = new
+            self._turn.notify_all()
+
+    def _new_generation(self, number: int, members: tuple[int, ...], first: int, moves: _Moves | None) -> _Generation:
+        arbiter = Arbiter(self._mouth, number, self.rank, members)
+        return _Generation(arbiter, replace(arbiter, store=self._ear), first, moves)
+
+    def _lose(self, why: str) -> None:
+        self._fail(f"alone: {why}")
+        with self._turn:
+            self._turn.notify_all()
+        self._generation.end(Bell(self._generation.first, FAIL + why))
+
+    def _close(self) -> None:
+        if self._sentinel is None:
+            return
+        now = self._generation
+        now.end(Bell(now.first, FAIL + "this member has left the group"))
+        with self._turn:
+            self._turn.notify_all()
+        goodbye = threading.Thread(target=self._say_goodbye, args=(now,), name="thinwire-goodbye", daemon=True)
+        goodbye.start()  # the store may not answer any more
+        goodbye.join(6.0 if self._meeting.hosts_store else 2.0)
+        self._sentinel.join(1.0)
+        box = [now.moves]
+        now.moves = None
+        parked = gloo.park(box.clear)
+        parked.join(1.0)
+
+    def _say_goodbye(self, now: _Generation) -> None:
+        try:
+            arbiter = replace(now.arbiter, store=self._meeting.store)
+            arbiter.part()
+            if self._meeting.hosts_store:
+                arbiter.linger(5.0)
+        except RuntimeError:  # the store went first: there is nobody to tell
+            pass
+
+
+def _with_gone(outcome: Outcome[Any], now: _Generation, seq: int) -> Outcome[Any]:
+    """Members lost on the way to this exchange count as skipped in it."""
+    if seq != now.first or not now.gone or not isinstance(outcome.result, Exchange):
+        return outcome
+    return replace(outcome, result=replace(outcome.result, skipped=outcome.result.skipped | now.gone))
+
+
+# -- how members meet ----------------------------------------------------------------------------------------------------------
+
+_groups_made: dict[str, int] = {}  # by place: several groups of the same members must not share keys
+
+
+def _place(name: str) -> str:
+    _groups_made[name] = _groups_made.get(name, -1) + 1
+    return f"thinwire/{name}/{_groups_made[name]}"
+
+
+def _meet_env(join_timeout_s: float) -> _Meeting:
+    absent = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if absent:
+        raise ValueError(f"the environment lacks {', '.join(absent)}; start with torchrun, or give a process group")
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if not 0 <= rank < size:
+        raise ValueError(f"RANK={rank} of WORLD_SIZE={size}: ranks are 0 to {size - 1}")
+    one_host = os.environ.get("LOCAL_WORLD_SIZE") == str(size) or host in ("localhost", "127.0.0.1", "::1")
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    place = _place(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    run = xxhash.xxh3_64_intdigest(f"{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{place}".encode())
+    try:
+        server = TCPStore(
+            host, port, size, rank == 0 and not agent, timedelta(seconds=join_timeout_s), wait_for_workers=False, multi_tenant=True
+        )
+        store = PrefixStore(place, server)
+        where = lambda: gloo.devices(host, one_host=one_host)  # noqa: E731
+        moves = None
+        if size > 1:
+            moves = _Private(gloo.form(PrefixStore("0/pg", store), rank, size, join_timeout_s, where()))
+    except (TransportError, RuntimeError) as error:
+        raise ConnectionError(
+            f"rank {rank} of {size} could not meet the others at MASTER_ADDR={host} MASTER_PORT={port} within {join_timeout_s:g} s: "
+            f"{gloo.first_line(error)}"
+        ) from error
+    return _Meeting(store, rank, size, moves, where, run, rank == 0 and not agent, tuple(range(size)))
+
+
+def _meet_given(group: ProcessGroup) -> _Meeting:
+    known = dist.distributed_c10d._world.pg_map.get(group)
+    if known is None:
+        raise ValueError(f"{group!r} is not a process group that this rank belongs to; give one made by torch.distributed")
+    ranks = tuple(dist.get_process_group_ranks(group))
+    name = "given/" + group.group_name
+    store = PrefixStore(_place(name), known[1])
+    host = os.environ.get("MASTER_ADDR")
+    one_host = host is None or host in ("localhost", "127.0.0.1", "::1")
+    run = xxhash.xxh3_64_intdigest(f"{name}/{ranks}".encode())
+    moves = _Given(group) if len(ranks) > 1 else None
+    return _Meeting(
+        store, dist.get_rank(group), len(ranks), moves, lambda: gloo.devices(host, one_host=one_host), run, global_ranks=ranks
+    )
