@@ -55,7 +55,7 @@ class Arbiter:
     members: tuple[int, ...]
 
     def vote(self, seq: int, fingerprint: int, deadline: float, otherwise: str = FAIL) -> str:
-        """This member has all the data of exchange `seq`; returns the decision, which is `otherwise` at `deadline` (monotonic)."""
+        """This member has all the data of exchange `seq`; returns the decision: at `deadline` (monotonic) it is `otherwise`."""
         ballot = 1 + ((fingerprint & 0xFFFFFFFF) << 16)
         n = len(self.members)
         count = self.store.add(self._key("h", seq), ballot)
@@ -108,9 +108,7 @@ class Arbiter:
         late = [m for m in alive if int(said[m] or 0) <= bell.seq]
         proposal = json.dumps([alive, [[m, why] for m, why in gone.items()], late], separators=(",", ":"))
         alive, gone_pairs, late = json.loads(self.store.compare_set(f"{self.generation}/m", "", proposal))
-        return Census(
-            tuple(alive), {m: why for m, why in gone_pairs}, dict.fromkeys(late, "is alive, but had not begun this exchange")
-        )
+        return Census(tuple(alive), {m: why for m, why in gone_pairs}, dict.fromkeys(late, "is alive, but had not begun this exchange"))
 
     def tidy(self, seq: int) -> None:
         """Forget exchange `seq`, which everybody has read."""

@@ -23,7 +23,8 @@ from thinwire.comms.wire import WireError
 KINDS = ("basis", "select", "quantise", "pack")
 
 
-class Values(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Values:
     """Selected coefficients: `values (rows, k)` float32, and `index (rows, k)` ascending within a row, or None when all are sent."""
 
     values: Tensor
@@ -37,7 +38,8 @@ class Read(NamedTuple):
     sound: Tensor
 
 
-class Coded(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Coded:
     """Quantised coefficients: raw `codes (rows, k)`, `scale (rows,)` float32 or bool or None, `index`, `sound (rows,)` bool or None."""
 
     codes: Tensor
@@ -71,6 +73,7 @@ class Stage:
 
     kind: ClassVar[str]
     summable: ClassVar[bool] = False  # payloads may be added in flight, in member order, as float32
+    unitless: ClassVar[bool] = False  # decoded values say a direction, not how much of the residual was sent
 
     def plan(self, spec: Spec) -> Spec:
         return spec
@@ -119,6 +122,11 @@ class Codec:
     def summable(self) -> bool:
         """Whether members may add payloads on the way (float32, everything sent, no basis)."""
         return not self.basis and not self.sparse and any(stage.summable for stage in self.stages)
+
+    @property
+    def unitless(self) -> bool:
+        """Whether what is sent of a coefficient is all of it, whatever value it decodes to (votes)."""
+        return any(stage.unitless for stage in self.stages)
 
     def plan(self, rows: int, chunk: int | None = None) -> Plan:
         """Sizes of everything for a `(rows, chunk)` matrix; raises `ValueError` when a stage cannot follow the one before."""
@@ -171,7 +179,8 @@ class Plan:
         y: Any = x
         for stage, spec in self._of("select", "quantise", "pack"):
             y = stage.encode(y, spec)
-        return y.reshape(-1)
+        payload: Tensor = y.reshape(-1)
+        return payload
 
     def read(self, payload: Tensor) -> tuple[Values, Tensor]:
         """The coefficients of a payload of the right length, and for each row whether an encoder can have made it."""
@@ -247,5 +256,3 @@ def register(name: str, codec: Codec) -> Codec:
     if CODECS.setdefault(name, codec) != codec:
         raise ValueError(f"codec name {name!r} is taken by {CODECS[name]}; choose another")
     return codec
-
-

@@ -17,8 +17,8 @@ _ANYWHERE = "192.0.2.1"  # TEST-NET-1: no host of that name, but the kernel tell
 
 
 def devices(toward: str | None, *, one_host: bool) -> list[Any]:
-    """The gloo devices to listen on: `GLOO_SOCKET_IFNAME` (comma-separated; repeat one for parallel connections), or the address this
-    machine uses toward `toward`.
+    """The gloo devices to listen on: `GLOO_SOCKET_IFNAME` (comma-separated; repeat one for parallel connections), or the address
+    that this machine uses toward `toward`.
 
     gloo's own default resolves the host name, which on many machines fails or gives an address that others cannot reach.
     Raises `ConnectionError` naming what was tried.
@@ -29,35 +29,37 @@ def devices(toward: str | None, *, one_host: bool) -> list[Any]:
     address = _address_toward(toward) if toward else None
     if not one_host and (address is None or address.startswith("127.") or address == "::1"):
         address = _address_toward(_ANYWHERE)  # the host that is MASTER_ADDR itself often knows its own name as a loopback address
-    if address is None and not one_host:
+    if address is None and toward and not one_host:
         raise ConnectionError(
-            f"no network address for gloo: no route toward {toward or _ANYWHERE}; set GLOO_SOCKET_IFNAME to the interface that the other "
-            "members can reach"
+            f"no network address for gloo: no route toward {toward or _ANYWHERE}; set GLOO_SOCKET_IFNAME to the interface that "
+            "the other members can reach"
         )
     return [_device("the address toward " + (toward or "this machine"), hostname=address or "127.0.0.1")]
 
 
 def form(store: Store, rank: int, size: int, timeout_s: float, on: list[Any]) -> ProcessGroupGloo:
     """Meet the other `size - 1` members through `store`; raises `TransportError` after `timeout_s`."""
-    options = ProcessGroupGloo._Options()
+    make: Any = ProcessGroupGloo  # torch's stubs lack what is underscored
+    options = make._Options()
     options._timeout = timedelta(seconds=timeout_s)
     options._devices = on
     options._threads = 2 * len(on)
     store.set_timeout(timedelta(seconds=timeout_s))
     try:
-        return ProcessGroupGloo(store, rank, size, options)
+        group: ProcessGroupGloo = make(store, rank, size, options)
+        return group
     except RuntimeError as error:
         raise TransportError(f"the members could not connect to each other: {first_line(error)}") from error
 
 
-def all_gather(group: ProcessGroupGloo, out: Tensor, message: Tensor, timeout_s: float) -> Any:
+def all_gather(group: Any, out: Tensor, message: Tensor, timeout_s: float) -> Any:
     """Begin to gather `message` (nbytes,) into `out` (size * nbytes,); returns torch's work handle."""
     options = AllgatherOptions()
     options.timeout = timedelta(seconds=timeout_s)
     return group._allgather_base(out, message, options)
 
 
-def all_to_all(group: ProcessGroupGloo, out: Tensor, messages: Tensor, timeout_s: float) -> Any:
+def all_to_all(group: Any, out: Tensor, messages: Tensor, timeout_s: float) -> Any:
     """Begin to send slice i of `messages` (size * nbytes,) to member i."""
     return group.alltoall_base(out, messages, [], [], timedelta(seconds=timeout_s))
 

@@ -3,9 +3,9 @@
     pending = group.start(RoundKey(0, round, 0), payload, plan=plan_id)     never blocks
     exchange = pending.wait()                                               Exchange, or None: nobody may apply anything
 
-One background thread a group (the courier) runs its rounds one after the other, in the order they were started: collectives then meet in
-the same order on all members, and a transport that hangs hangs the courier, never the training loop. Members must start the same
-exchanges in the same order; an exchange of the group fails or succeeds for all of them.
+One background thread a group (the courier) runs its rounds one after the other, in the order they were started: collectives then
+meet in the same order on all members, and a transport that hangs hangs the courier, never the training loop. Members must start
+the same exchanges in the same order; an exchange of the group fails or succeeds for all of them.
 """
 
 import atexit
@@ -56,8 +56,8 @@ class Description:
     missing: dict[int, str]
 
 
-class Pending(Generic[T]):
-    """An exchange under way; `error` and `missing` say afterwards why it failed and who was not there."""
+class Waiting(Generic[T]):
+    """Something under way in the group; `error` and `missing` say afterwards why it failed and who was not there."""
 
     def __init__(self, group: "Group") -> None:
         self.error: str | None = None
@@ -88,7 +88,11 @@ class Pending(Generic[T]):
             return True
 
     def __repr__(self) -> str:
-        return f"<Pending {'under way' if not self.done() else self.error or 'done'}>"
+        return f"<{type(self).__name__} {'under way' if not self.done() else self.error or 'done'}>"
+
+
+class Pending(Waiting[Exchange]):
+    """An exchange of payloads under way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +101,7 @@ class Job:
 
     seq: int
     attempt: Callable[[Link], Outcome[Any]]
-    pending: Pending[Any]
+    pending: Waiting[Any]
     teaches: bool  # whether its duration says how long rounds take
 
 
@@ -170,13 +174,11 @@ class Group(ABC):
         """Ids of all members, ascending."""
         return self._members
 
-    def start(
-        self, key: RoundKey, payload: Tensor, *, plan: int, note: Note = Note(), reduce: bool = False
-    ) -> Pending[Exchange]:
-        """Begin to exchange `payload` (1-D uint8, same size on all members; copied). Never blocks, never fails for network reasons.
+    def start(self, key: RoundKey, payload: Tensor, *, plan: int, note: Note = Note(), reduce: bool = False) -> Pending:
+        """Begin to exchange `payload` (1-D uint8, same size everywhere; copied). Never blocks, never raises for the network.
 
-        With `reduce` the payload is little-endian fp32 and the result is the sum of the payloads that count, in member order, bit for bit
-        `((p0 + p1) + p2) ...`. Raises `ValueError` for a payload of another kind.
+        With `reduce` the payload is little-endian fp32 and the result is the sum of the payloads that count, in member order, bit
+        for bit `((p0 + p1) + p2) ...`. Raises `ValueError` for a payload of another kind.
 
         >>> from thinwire import LocalGroup
         >>> alone, = LocalGroup.world(1)
@@ -189,16 +191,21 @@ class Group(ABC):
         if reduce and payload.numel() % 4:
             raise ValueError(f"payload to sum has {payload.numel()} bytes; give whole float32 numbers")
         ask = Ask(self._run, plan, key, note, payload.detach().cpu().clone())
-        return self._submit(lambda seq: partial(gather, ask, reduce=reduce), teaches=True)
+        pending = Pending(self)
+        self._submit(lambda seq: partial(gather, ask, reduce=reduce), pending, teaches=True)
+        return pending
 
     def gather_bytes(self, blob: bytes) -> list[bytes] | None:
         """Every member's `blob` in member order, sizes may differ; None when it failed for everybody. Blocks to the deadline.
 
-        For small control data. Raises `ValueError` above 64 MiB; a peer that claims more fails the exchange before anything is allocated.
+        For small control data. Raises `ValueError` above 64 MiB; a peer that claims more fails the exchange before anything is
+        allocated.
         """
         if len(blob) > MAX_BLOB_NBYTES:
             raise ValueError(f"control data of {len(blob)} bytes, at most {MAX_BLOB_NBYTES}; send tensors as payloads")
-        return self._submit(lambda seq: partial(gather_blobs, blob, run=self._run, seq=seq), teaches=False).wait()
+        waiting: Waiting[list[bytes]] = Waiting(self)
+        self._submit(lambda seq: partial(gather_blobs, blob, run=self._run, seq=seq), waiting, teaches=False)
+        return waiting.wait()
 
     def describe(self) -> Description:
         """Who takes part and who is missing."""
@@ -233,7 +240,7 @@ class Group(ABC):
     def _close(self) -> None:
         """Tell the others, wake the courier, free everything; called once."""
 
-    def _tidy(self, job: Job) -> None:
+    def _tidy(self, job: Job) -> None:  # noqa: B027  (nothing to do is the usual case)
         """Clean up after a settled job, when nobody waits any more."""
 
     def _post(self, message: Tensor) -> Tensor:
@@ -242,19 +249,17 @@ class Group(ABC):
 
     # -- the courier -----------------------------------------------------------------------------------------------------------
 
-    def _submit(self, attempt: Callable[[int], Callable[[Link], Outcome[T]]], *, teaches: bool) -> Pending[T]:
-        pending: Pending[T] = Pending(self)
+    def _submit(self, attempt: Callable[[int], Callable[[Link], Outcome[T]]], pending: Waiting[T], *, teaches: bool) -> None:
         with self._lock:
             if self.error is not None:
                 pending._resolve(Outcome(None, self.error, missing=self._missing))
-                return pending
+                return
             if self._courier is None:
                 self._courier = threading.Thread(target=self._run_jobs, name=f"thinwire-courier-{self.rank}", daemon=True)
                 self._courier.start()
             seq = self._started
             self._started += 1
             self._jobs.put(Job(seq, attempt(seq), pending, teaches))
-        return pending
 
     def _run_jobs(self) -> None:
         while (job := self._jobs.get()) is not None:

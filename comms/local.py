@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from thinwire.comms.group import Group, Job, Outcome, TransportError
-from thinwire.comms.rounds import Arrivals
+from thinwire.comms.group import Group, Job
+from thinwire.comms.rounds import Arrivals, Outcome, TransportError
 
 _KEPT = 16  # decided moves that a latecomer can still read
 
@@ -100,8 +100,8 @@ class _LocalLink:
 class LocalGroup(Group):
     """A member of a group of threads; make all of them with `LocalGroup.world`.
 
-    At the deadline a round goes on without those that are late: they are `skipped`, and get the same `Exchange` when they come. Until they
-    come nobody waits for them again.
+    At the deadline a round goes on without those that are late: they are `skipped`, and get the same `Exchange` when they come.
+    Until they come nobody waits for them again.
 
     >>> import torch
     >>> from thinwire.comms.wire import RoundKey

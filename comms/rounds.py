@@ -1,14 +1,14 @@
 """One round of any kind, written as plain steps over equal-size moves: frame, move, check, agree on what counts.
 
-A round sees only bytes, so members that saw the same bytes reach the same `Exchange`; `Outcome.fingerprint` is how a transport that may
-deliver different bytes on different paths finds out before anybody applies anything.
+A round sees only bytes, so members that saw the same bytes reach the same `Exchange`; `Outcome.fingerprint` is how a transport
+that may deliver different bytes on different paths finds out before anybody applies anything.
 """
 
 import struct
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -169,8 +169,17 @@ def judge(arrivals: Arrivals, ask: Ask, nbytes: int) -> Verdict:
 
 def gather(ask: Ask, link: Link, *, reduce: bool = False) -> Outcome[Exchange]:
     """Every member gets every payload; with `reduce`, their fp32 sum in member order."""
-    if reduce and link.sharded and len(link.members) > 2:
-        return _reduce(ask, link)
+    if reduce:
+        # A header each first: dense payloads are not sent for nothing when nobody has one that counts (closing, NaN everywhere).
+        began = time.perf_counter()
+        empty = replace(ask, payload=ask.payload[:0])
+        heads = judge(link.all_gather(empty.framed(link.rank, empty.payload)), empty, 0)
+        if not heads.payloads:
+            moved = (len(link.members) - 1) * HEADER_NBYTES
+            nothing = torch.empty(0, ask.payload.numel(), dtype=torch.uint8)
+            return _outcome(ask, heads, nothing, moved, time.perf_counter() - began, True, heads.fingerprint)
+        if link.sharded and len(link.members) > 2:
+            return _reduce(ask, link)
     began = time.perf_counter()
     message = ask.framed(link.rank, ask.payload)
     nbytes = ask.payload.numel()

@@ -1,89 +1,32 @@
-"""`TorchGroup`: members are ranks of torch.distributed, over gloo (a private group of our own, or the user's) or nccl (the user's).
+"""`TorchGroup`: members are ranks of torch.distributed, over gloo (a private group, or the user's) or nccl (the user's).
 
-An exchange goes: move the frames, then vote. If anything fails, the generation of members ends: all survivors hear it at once through
-their bells, agree on who is alive, meet again in a new private gloo group, and try the exchange once more if there is time. Decisions
-are in `arbiter`; two threads drive them: the courier runs exchanges, the sentinel listens for the bell also while the courier is idle, so
-that a member that computes is told apart from one that is dead.
+An exchange goes: move the frames, then vote. If anything fails, the generation of members ends: all survivors hear it at once
+through their bells, agree on who is alive, meet again in a new private gloo group, and try the exchange once more if there is
+time. Decisions are in `arbiter`; two threads drive them: the courier runs exchanges, the sentinel listens for the bell also while
+the courier is idle, so that a member that computes is told apart from one that is dead.
 """
 
-import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import xxhash
 from torch import Tensor
-from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store, TCPStore
+from torch.distributed import PrefixStore, ProcessGroup
 
-from thinwire.comms import gloo
+from thinwire.comms import gloo, meeting
 from thinwire.comms.arbiter import COMMIT, FAIL, RETRY, Arbiter, Bell, Census
-from thinwire.comms.group import Exchange, Group, Job, Outcome, TransportError
-from thinwire.comms.rounds import Arrivals
+from thinwire.comms.group import Group, Job
+from thinwire.comms.meeting import Meeting, Moves, Private
+from thinwire.comms.rounds import Arrivals, Exchange, Outcome, TransportError
 
 GRACE_S = 2.0  # for a sign of life after the bell: milliseconds on a quiet machine, more when it is overloaded
 RESERVE_S = 3.0  # of a deadline, kept to find out who is missing
 HASTE_S = 2.0  # at least so long the first attempt waits for the others to confirm
 FORM_S = 10.0
 _REFORMS = 3  # attempts at a group of the same survivors before this member gives up
-
-
-class _Moves(Protocol):
-    """A backend: both begin a collective on flat uint8 tensors on `device` and return torch's work handle."""
-
-    device: torch.device
-    polled: bool  # whether the work handle has to be asked, as its future completes before the data is there
-
-    def all_gather(self, out: Tensor, message: Tensor, timeout_s: float) -> Any: ...
-    def all_to_all(self, out: Tensor, messages: Tensor, timeout_s: float) -> Any: ...
-
-
-class _Private:
-    """A gloo group of our own, unknown to torch.distributed."""
-
-    device, polled = torch.device("cpu"), False
-
-    def __init__(self, group: ProcessGroupGloo) -> None:
-        self._group = group
-
-    def all_gather(self, out: Tensor, message: Tensor, timeout_s: float) -> Any:
-        return gloo.all_gather(self._group, out, message, timeout_s)
-
-    def all_to_all(self, out: Tensor, messages: Tensor, timeout_s: float) -> Any:
-        return gloo.all_to_all(self._group, out, messages, timeout_s)
-
-
-class _Given:
-    """The user's group; its own timeout stays as it is."""
-
-    def __init__(self, group: ProcessGroup) -> None:
-        self._group = group
-        self.polled = torch.device("cpu") not in group._device_types  # nccl; a group for both kinds moves ours by its gloo half
-        self.device = torch.device("cuda", torch.cuda.current_device()) if self.polled else torch.device("cpu")
-
-    def all_gather(self, out: Tensor, message: Tensor, timeout_s: float) -> Any:
-        return dist.all_gather_into_tensor(out, message, group=self._group, async_op=True)
-
-    def all_to_all(self, out: Tensor, messages: Tensor, timeout_s: float) -> Any:
-        return dist.all_to_all_single(out, messages, group=self._group, async_op=True)
-
-
-@dataclass(frozen=True, eq=False)
-class _Meeting:
-    """How the members met: `store` is this group's alone."""
-
-    store: Store
-    rank: int
-    size: int
-    moves: _Moves | None  # None: a world of one
-    devices: Callable[[], list[Any]]  # for the groups of survivors
-    run: int
-    hosts_store: bool = False
-    global_ranks: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -93,7 +36,7 @@ class _Generation:
     arbiter: Arbiter  # the courier's connection
     ear: Arbiter  # the sentinel's
     first: int
-    moves: _Moves | None
+    moves: Moves | None
     gone: dict[int, str] = field(default_factory=dict)
     reason: str = ""
     over: threading.Event = field(default_factory=threading.Event)
@@ -158,7 +101,7 @@ class _TorchLink:
         beat = time.monotonic() + 1.0
         while not self.generation.over.is_set():
             now = time.monotonic()
-            if polled and work.is_completed() or wake.is_set():
+            if wake.is_set() or (polled and work.is_completed()):
                 break
             if now >= self.deadline:
                 raise TransportError("not all members were there by the deadline", late=True)
@@ -176,30 +119,30 @@ class TorchGroup(Group):
     """A member of a torch.distributed world. Nothing here ever creates or becomes torch's default process group.
 
     - `TorchGroup.from_env()`: the torchrun environment, a private gloo group of all ranks (blocks until all are there).
-    - `TorchGroup(process_group)`: an existing gloo or nccl group; its collectives and store carry ours, so give one that nothing else
-      uses: DDP or FSDP on the same group would meet our collectives out of order. The default group (`dist.group.WORLD`) serves too,
-      but only given explicitly.
+    - `TorchGroup(process_group)`: an existing gloo or nccl group; its collectives and store carry ours, so give one that nothing
+      else uses: DDP or FSDP on the same group would meet our collectives out of order. The default group (`dist.group.WORLD`)
+      serves too, but only given explicitly.
     - `TorchGroup.from_mesh(mesh, "region")`: one dimension of a `DeviceMesh`.
 
-    Member ids are ranks within the group, and stay the same when others are lost. After a loss the survivors go on in a private gloo
-    group; a given group is never touched. Who loses the store, or is counted as dead, takes no part any more: `error` says so.
-    Plaintext and without authentication, as torch.distributed is: for networks you trust.
+    Member ids are ranks within the group, and stay the same when others are lost. After a loss the survivors go on in a private
+    gloo group; a given group is left as it is. Who loses the store, or is counted as dead, takes no part any more, and `error`
+    says so. Plaintext and without authentication, as torch.distributed is: for networks you trust.
     """
 
-    def __init__(self, process_group: "ProcessGroup | _Meeting", *, timeout_s: float | None = None) -> None:
-        meeting = process_group if isinstance(process_group, _Meeting) else _meet_given(process_group)
-        super().__init__(meeting.rank, tuple(range(meeting.size)), run=meeting.run, timeout_s=timeout_s)
-        self.global_ranks = meeting.global_ranks
-        self._meeting = replace(meeting, moves=None)  # a second reference would keep a broken gloo group alive
+    def __init__(self, process_group: "ProcessGroup | Meeting", *, timeout_s: float | None = None) -> None:
+        met = process_group if isinstance(process_group, Meeting) else meeting.from_process_group(process_group)
+        super().__init__(met.rank, tuple(range(met.size)), run=met.run, timeout_s=timeout_s)
+        self.global_ranks = met.global_ranks
+        self._meeting = replace(met, moves=None)  # a second reference would keep a broken gloo group alive
         self._turn = threading.Condition()
         self._doomed: dict[int, Bell] = {}  # generations that this member's courier ended before they began
         self._reforms = 0
         self._sentinel: threading.Thread | None = None
-        if meeting.moves is None:
+        if met.moves is None:
             self.error = "alone: this world has one member"
             return
-        self._mouth, self._ear = meeting.store.clone(), meeting.store.clone()
-        self._generation = self._new_generation(0, self._members, 0, meeting.moves)
+        self._mouth, self._ear = met.connection(), met.connection()
+        self._generation = self._new_generation(0, self._members, 0, met.moves)
         self._sentinel = threading.Thread(target=self._watch, name=f"thinwire-sentinel-{self.rank}", daemon=True)
         self._sentinel.start()
 
@@ -209,7 +152,7 @@ class TorchGroup(Group):
 
         Raises `ValueError` for an incomplete environment and `ConnectionError` when the ranks cannot reach each other.
         """
-        return cls(_meet_env(join_timeout_s), timeout_s=timeout_s)
+        return cls(meeting.from_environment(join_timeout_s), timeout_s=timeout_s)
 
     @classmethod
     def from_mesh(cls, mesh: Any, dim: str | None = None, *, timeout_s: float | None = None) -> "TorchGroup":
@@ -253,17 +196,15 @@ class TorchGroup(Group):
         except dist.DistError as error:  # the store: without it nobody can know what the others decided
             raise TransportError(self.error or f"the store is gone: {gloo.first_line(error)}") from None
 
-    def _attempt(
-        self, job: Job, now: _Generation, until: float, *, retry_until: float, hasty: bool
-    ) -> tuple[Outcome[Any] | None, str]:
+    def _attempt(self, job: Job, now: _Generation, until: float, *, retry_until: float, hasty: bool) -> tuple[Outcome[Any] | None, str]:
         began = time.monotonic()
         try:
             outcome = job.attempt(_TorchLink(self, now, until))
         except TransportError as error:
             again = not error.late and time.monotonic() < retry_until
             return None, now.arbiter.rule(job.seq, (RETRY if again else FAIL) + str(error))
-        # Who dies between data and vote breaks no connection that anybody looks at. The others should have the data about when we have
-        # it; trying again costs one exchange, waiting the whole deadline more. The second attempt is patient: links may be that unequal.
+        # Who dies between data and vote breaks no connection that anybody looks at. The others should have the data about when we
+        # have it; trying again costs one exchange, waiting for the deadline more. The second attempt is patient: links differ.
         arrived = time.monotonic()
         soon = arrived + max(HASTE_S, arrived - began)
         if hasty and soon < retry_until:
@@ -343,7 +284,8 @@ class TorchGroup(Group):
             elif len(census.members) > 1:
                 place = PrefixStore(f"{number}/pg", self._ear)
                 where = census.members.index(self.rank)
-                new.moves = _Private(gloo.form(place, where, len(census.members), min(FORM_S, patience / 4), self._meeting.devices()))
+                within = min(FORM_S, patience / 4)
+                new.moves = Private(gloo.form(place, where, len(census.members), within, self._meeting.devices()))
         except (TransportError, ConnectionError) as error:
             ruling = new.ear.rule(new.first, RETRY + str(error))
             new.ear.ring(new.first, ruling)
@@ -352,7 +294,7 @@ class TorchGroup(Group):
             self._generation = new
             self._turn.notify_all()
 
-    def _new_generation(self, number: int, members: tuple[int, ...], first: int, moves: _Moves | None) -> _Generation:
+    def _new_generation(self, number: int, members: tuple[int, ...], first: int, moves: Moves | None) -> _Generation:
         arbiter = Arbiter(self._mouth, number, self.rank, members)
         return _Generation(arbiter, replace(arbiter, store=self._ear), first, moves)
 
@@ -393,58 +335,3 @@ def _with_gone(outcome: Outcome[Any], now: _Generation, seq: int) -> Outcome[Any
     if seq != now.first or not now.gone or not isinstance(outcome.result, Exchange):
         return outcome
     return replace(outcome, result=replace(outcome.result, skipped=outcome.result.skipped | now.gone))
-
-
-# -- how members meet ----------------------------------------------------------------------------------------------------------
-
-_groups_made: dict[str, int] = {}  # by place: several groups of the same members must not share keys
-
-
-def _place(name: str) -> str:
-    _groups_made[name] = _groups_made.get(name, -1) + 1
-    return f"thinwire/{name}/{_groups_made[name]}"
-
-
-def _meet_env(join_timeout_s: float) -> _Meeting:
-    absent = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if absent:
-        raise ValueError(f"the environment lacks {', '.join(absent)}; start with torchrun, or give a process group")
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    if not 0 <= rank < size:
-        raise ValueError(f"RANK={rank} of WORLD_SIZE={size}: ranks are 0 to {size - 1}")
-    one_host = os.environ.get("LOCAL_WORLD_SIZE") == str(size) or host in ("localhost", "127.0.0.1", "::1")
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    place = _place(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    run = xxhash.xxh3_64_intdigest(f"{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{place}".encode())
-    try:
-        server = TCPStore(
-            host, port, size, rank == 0 and not agent, timedelta(seconds=join_timeout_s), wait_for_workers=False, multi_tenant=True
-        )
-        store = PrefixStore(place, server)
-        where = lambda: gloo.devices(host, one_host=one_host)  # noqa: E731
-        moves = None
-        if size > 1:
-            moves = _Private(gloo.form(PrefixStore("0/pg", store), rank, size, join_timeout_s, where()))
-    except (TransportError, RuntimeError) as error:
-        raise ConnectionError(
-            f"rank {rank} of {size} could not meet the others at MASTER_ADDR={host} MASTER_PORT={port} within {join_timeout_s:g} s: "
-            f"{gloo.first_line(error)}"
-        ) from error
-    return _Meeting(store, rank, size, moves, where, run, rank == 0 and not agent, tuple(range(size)))
-
-
-def _meet_given(group: ProcessGroup) -> _Meeting:
-    known = dist.distributed_c10d._world.pg_map.get(group)
-    if known is None:
-        raise ValueError(f"{group!r} is not a process group that this rank belongs to; give one made by torch.distributed")
-    ranks = tuple(dist.get_process_group_ranks(group))
-    name = "given/" + group.group_name
-    store = PrefixStore(_place(name), known[1])
-    host = os.environ.get("MASTER_ADDR")
-    one_host = host is None or host in ("localhost", "127.0.0.1", "::1")
-    run = xxhash.xxh3_64_intdigest(f"{name}/{ranks}".encode())
-    moves = _Given(group) if len(ranks) > 1 else None
-    return _Meeting(
-        store, dist.get_rank(group), len(ranks), moves, lambda: gloo.devices(host, one_host=one_host), run, global_ranks=ranks
-    )

@@ -67,7 +67,7 @@ class Header:
 
 def bytes_of(payload: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, without a copy."""
-    return memoryview(payload.detach().view(torch.uint8).numpy()).cast("B")
+    return memoryview(payload.detach().view(torch.uint8).numpy().data).cast("B")
 
 
 def frame(header: Header, payload: Tensor) -> Tensor:

@@ -27,13 +27,15 @@ def flush(x: Row) -> tuple[Row, int]:
 def top_k(x: Row, k: int) -> Index:
     """Indices of the k largest by (|x| descending, index ascending), returned in ascending order."""
     order = np.lexsort((np.arange(x.size), -np.abs(x)))
-    return np.sort(order[:k]).astype(np.int64)
+    chosen: Index = np.sort(order[:k]).astype(np.int64)
+    return chosen
 
 
 def block_max(x: Row, block: int) -> Index:
     """The index of the largest |x| of every `block` consecutive elements, the lowest index where several are equal."""
     blocks = np.abs(x).reshape(-1, block)
-    return (blocks.argmax(1) + block * np.arange(len(blocks))).astype(np.int64)
+    chosen: Index = (blocks.argmax(1) + block * np.arange(len(blocks))).astype(np.int64)
+    return chosen
 
 
 def round_up16(x: np.float32) -> np.float32:
@@ -64,7 +66,8 @@ def quantise(values: Row, scale: np.float32, qmax: int) -> NDArray[np.int8]:
     """round-half-even(values / scale), clamped to +-qmax; zeros where the scale is 0."""
     if scale == 0:
         return np.zeros(values.size, np.int8)
-    return np.clip(np.rint(values / scale), -qmax, qmax).astype(np.int8)
+    codes: NDArray[np.int8] = np.clip(np.rint(values / scale), -qmax, qmax).astype(np.int8)
+    return codes
 
 
 def to_bf16(values: Row) -> NDArray[np.uint16]:

@@ -18,16 +18,16 @@ def total(plan: Plan, sent: Sequence[Values]) -> tuple[Tensor, Tensor | None]:
     """The sum in member order, `(rows, chunk)` in the basis, and how many members sent each coefficient (None: all of them)."""
     if sent[0].index is None:
         summed = sent[0].values
-        for values, _ in sent[1:]:
-            summed = summed + values
+        for part in sent[1:]:
+            summed = summed + part.values
         return summed, None
     summed = sent[0].values.new_zeros((plan.rows, plan.chunk))
     count = torch.zeros_like(summed)
-    for values, index in sent:
-        assert index is not None
+    for part in sent:
+        assert part.index is not None
         # Indices are distinct within a member: gather, add, scatter has one order.
-        summed.scatter_(1, index, summed.gather(1, index) + values)
-        count.scatter_(1, index, count.gather(1, index) + 1.0)
+        summed.scatter_(1, part.index, summed.gather(1, part.index) + part.values)
+        count.scatter_(1, part.index, count.gather(1, part.index) + 1.0)
     return summed, count
 
 

@@ -64,13 +64,13 @@ class DeMo(Synchronised):
         if not 0 <= weight_decay:
             raise ValueError(f"weight_decay is {weight_decay}; choose a number >= 0")
         Optimizer.__init__(self, params, {"lr": lr, "weight_decay": weight_decay})
-        self._set_up(
-            codec=codec, group=group, aggregate=aggregate, initial=initial, on_round=on_round, log=log, verify_every=verify_every
-        )
+        self._set_up(codec=codec, group=group, aggregate=aggregate, initial=initial, on_round=on_round, log=log, verify_every=verify_every)
+        if self._codec.unitless and not sign:
+            raise ValueError(f"{self._codec} sends votes, which say no size; choose sign=True, or sign or int values")
         self._decay, self._sign = float(decay), bool(sign)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Exchange and move; returns the closure's loss. Parameters without a gradient count as gradient zero."""
         loss = None
         if closure is not None:

@@ -80,9 +80,9 @@ class DiLoCo(Synchronised):
             raise ValueError(f"sync_every is {sync_every!r}; choose a positive number of steps")
         self._inner = inner
         Optimizer.__setstate__(self, {})
-        self._set_up(
-            codec=codec, group=group, aggregate=aggregate, initial=initial, on_round=on_round, log=log, verify_every=verify_every
-        )
+        self._set_up(codec=codec, group=group, aggregate=aggregate, initial=initial, on_round=on_round, log=log, verify_every=verify_every)
+        if self._codec.unitless:
+            raise ValueError(f"{self._codec} sends votes, which say no size; DiLoCo needs one: choose sign or int values")
         self._sync_every = sync_every
         self._outer = _outer_rule(self._codec, outer_lr, outer_momentum, nesterov, outer)
         if decay is None:
@@ -98,7 +98,7 @@ class DiLoCo(Synchronised):
         """The wrapped optimizer."""
         return self._inner
 
-    @property  # type: ignore[override]
+    @property
     def param_groups(self) -> list[dict[str, Any]]:
         return self._inner.param_groups
 
@@ -106,7 +106,7 @@ class DiLoCo(Synchronised):
     def param_groups(self, value: list[dict[str, Any]]) -> None:
         self._inner.param_groups = value
 
-    @property  # type: ignore[override]
+    @property
     def state(self) -> Any:
         return self._inner.state
 
@@ -114,7 +114,7 @@ class DiLoCo(Synchronised):
     def state(self, value: Any) -> None:
         self._inner.state = value
 
-    @property  # type: ignore[override]
+    @property
     def defaults(self) -> dict[str, Any]:
         return self._inner.defaults
 
@@ -129,7 +129,7 @@ class DiLoCo(Synchronised):
         """Add parameters; every member must add the same ones before its next step."""
         self._inner.add_param_group(param_group)
 
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One inner step; every `sync_every`-th exchanges with the members. Returns what the inner step returns."""
         if self._allocating():
             self._lay_out()
@@ -249,9 +249,7 @@ class DiLoCo(Synchronised):
         self._inner.load_state_dict(state_dict)
 
 
-def _outer_rule(
-    codec: Codec, lr: float | None, momentum: float | None, nesterov: bool | None, outer: OuterRule | None
-) -> SGD | OuterRule:
+def _outer_rule(codec: Codec, lr: float | None, momentum: float | None, nesterov: bool | None, outer: OuterRule | None) -> SGD | OuterRule:
     if outer is not None:
         if (lr, momentum, nesterov) != (None, None, None):
             raise ValueError("give either outer= or outer_lr / outer_momentum / nesterov, not both")

@@ -192,5 +192,3 @@ def _rejected(exchange: Exchange) -> dict[int, str]:
 
 def _all_leaving(exchange: Exchange) -> bool:
     return all(note.flags & LEAVING for note in exchange.notes.values())
-
-

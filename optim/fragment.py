@@ -23,7 +23,7 @@ from thinwire.comms.recipes import codec as named_codec
 def local(tensor: Tensor) -> Tensor:
     """The part of a (possibly FSDP2-sharded) tensor that lives here."""
     # Importing DTensor to ask isinstance would cost every `import thinwire` a quarter of a second.
-    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
+    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return shard
 
 
@@ -53,9 +53,7 @@ class _Tiled:
     def paste(self, rows: Tensor, flat: Tensor) -> None:
         (down, across), s = self.grid, self.side
         sheet = rows.view(down, across, s, s).transpose(1, 2).reshape(down * s, across * s)
-        flat[self.start : self.start + self.height * self.width].view(self.height, self.width).copy_(
-            sheet[: self.height, : self.width]
-        )
+        flat[self.start : self.start + self.height * self.width].view(self.height, self.width).copy_(sheet[: self.height, : self.width])
 
 
 class Fragment:

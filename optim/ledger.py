@@ -16,9 +16,9 @@ class RoundInfo:
     """The record of one round.
 
     `payload_*` are codec bytes, `wire_*` add the frames' headers (what was handed to the transport); `dense_nbytes` is what this member
-    would have sent for the same round in float32 by a ring all-reduce, `ratio` that over `wire_sent`. `seconds` splits the time since the last round.
-    `error` says why nothing was averaged, None on success. `rejected` are members whose payload did not count, `missing` those that did
-    not take part; each with the reason.
+    would have sent for the same round in float32 by a ring all-reduce, `ratio` that over `wire_sent`. `seconds` splits the time since
+    the last round. `error` says why nothing was averaged, None on success. `rejected` are members whose payload did not count,
+    `missing` those that did not take part; each with the reason.
     """
 
     round: int

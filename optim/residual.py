@@ -28,7 +28,7 @@ def encode(plan: Plan, residual: Tensor | None, x: Tensor, *, decay: float, gain
     """Add `x` to the residual and encode it; nothing is changed in place, so a failed round leaves no trace.
 
     `x` and `residual` are `(rows, chunk)` float32 in the basis; a residual of None is zero and stays unused (dense codecs).
-    sent + kept equals whole bit for bit for every codec but `sign` (there to an ulp).
+    sent + kept equals whole bit for bit for every codec but `sign` (there to an ulp); a vote counts as all of its coefficient.
     """
     whole = x if gain == 1.0 else x * gain
     if residual is not None and decay != 0.0:
@@ -41,6 +41,6 @@ def encode(plan: Plan, residual: Tensor | None, x: Tensor, *, decay: float, gain
 def _subtract(plan: Plan, whole: Tensor, payload: Tensor) -> Tensor:
     sent = plan.values(payload)
     if sent.index is None:
-        return whole - sent.values
-    left = whole.gather(1, sent.index) - sent.values
+        return torch.zeros_like(whole) if plan.codec.unitless else whole - sent.values
+    left = torch.zeros_like(sent.values) if plan.codec.unitless else whole.gather(1, sent.index) - sent.values
     return torch.scatter(whole, 1, sent.index, left)

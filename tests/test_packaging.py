@@ -1,5 +1,6 @@
 """What a user installs: a light import, relative links, one wheel for every Python."""
 
+import os
 import re
 import statistics
 import subprocess
@@ -19,8 +20,12 @@ HEAVY = ("hivemind", "triton", "rich", "tyro", "matplotlib", "transformers", "to
 
 
 def run(code: str, *, cwd: Path) -> str:
-    """What a fresh interpreter prints; in `cwd`, so that the repository is not on its path by accident."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120)
+    """What a fresh interpreter prints; in `cwd`, so that the repository is not on its path by accident.
+
+    It keeps bytecode as an interpreter does by default: where that is off, every import compiles the source again.
+    """
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,4 +1,4 @@
-"""Worlds to test groups in: threads that share a `LocalGroup`, or forked ranks with the environment that torchrun would give them."""
+"""Worlds to test groups in: threads that share a `LocalGroup`, or forked ranks in the environment that torchrun would give."""
 
 import multiprocessing as mp
 import os
@@ -40,8 +40,9 @@ def run_ranks(
 ) -> list[Any]:
     """`work(rank, *args)` in `n` processes with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set; their results in rank order.
 
-    Ranks in `killed` die by a signal or stop, and are not waited for; their result is None. With `agent_store` the store lives in this process, as torchrun's agent
-    would keep it. Raises `RuntimeError` with a rank's traceback when it fails, `TimeoutError` at the deadline; no process is left behind.
+    Ranks in `killed` die by a signal or stop, and are not waited for; their result is None. With `agent_store` the store lives in
+    this process, as torchrun's agent would keep it. Raises `RuntimeError` with a rank's traceback when it fails, and
+    `TimeoutError` at the deadline; no process is left behind.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     port = store.port

@@ -63,15 +63,6 @@ def lab(workers: int) -> Iterator[Lab]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def sent_nbytes(interface: str) -> int:
-    """Bytes that left `interface` of this process's network namespace since it exists: all protocols, headers included."""
-    for line in Path("/proc/self/net/dev").read_text().splitlines():
-        name, _, counters = line.partition(":")
-        if name.strip() == interface:
-            return int(counters.split()[8])
-    raise LabError(f"there is no network interface {interface!r} here")
-
-
 def _build(hub: str, names: list[str]) -> None:
     _ip("netns", "add", hub)
     _ip("-n", hub, "link", "add", "bridge", "type", "bridge")

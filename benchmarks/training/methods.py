@@ -32,6 +32,7 @@ class Method(ABC):
     def step(self) -> None:
         """Update after `backward()`."""
 
+    @abstractmethod
     def close(self) -> None:
         """Make the replicas identical and leave."""
 
@@ -49,6 +50,9 @@ class Alone(Method):
 
     def step(self) -> None:
         self.opt.step()
+
+    def close(self) -> None:
+        pass
 
 
 class DDP(Method):

@@ -10,7 +10,7 @@ Each run appends one line to `benchmarks/results/table.jsonl`; `--keep` skips ru
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -39,9 +39,9 @@ class Options:
     warm_steps: int = 400
     """Steps of one lone worker before everybody starts from its weights."""
     results: Path = RESULTS / "table.jsonl"
-    keep: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    keep: tyro.conf.FlagCreatePairsOff[bool] = False
     """Skip runs that the results file already holds."""
-    show: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    show: tyro.conf.FlagCreatePairsOff[bool] = False
     """Only print what the results file holds."""
 
     def __post_init__(self) -> None:
@@ -67,9 +67,8 @@ def measure(options: Options, here: Lab, console: Console) -> None:
             except WorkerError as error:
                 progress.console.print(f"[red]{run.setting.label}, seed {run.seed}: {error}", markup=True, highlight=False)
             else:
-                progress.console.print(
-                    f"{run.setting.label}, seed {run.seed}: loss {record['loss']:.4f}, {record['sent'] / MB:.2f} MB, {record['wall_s']:.0f} s"
-                )
+                told = f"loss {record['loss']:.4f}, {record['sent'] / MB:.2f} MB, {record['wall_s']:.0f} s"
+                progress.console.print(f"{run.setting.label}, seed {run.seed}: {told}", highlight=False)
             progress.advance(task)
 
 
@@ -88,9 +87,7 @@ def table(options: Options, records: list[dict[str, Any]]) -> Table:
 
 
 def _of(options: Options, row: Row, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    newest = (
-        [record for record in records if same_run(record, options.run(row, seed))][-1:] for seed in options.seeds
-    )
+    newest = ([record for record in records if same_run(record, options.run(row, seed))][-1:] for seed in options.seeds)
     return [record for last in newest for record in last]
 
 

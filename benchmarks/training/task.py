@@ -16,7 +16,7 @@ from torch.optim import AdamW
 
 from benchmarks.training.setting import Run
 from examples.multiregion import data, model
-from examples.multiregion.data import Batches, Text, validation_batches
+from examples.multiregion.data import Batches, Text
 from examples.multiregion.model import GPT
 
 LR, BETAS, WEIGHT_DECAY = 1e-3, (0.9, 0.95), 0.1

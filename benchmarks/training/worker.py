@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.training.lab import sent_nbytes
 from benchmarks.training.methods import Method, build
 from benchmarks.training.setting import Run
 from benchmarks.training.task import CpuClock, batches, evaluate, warm_start
-from examples.multiregion.data import load, validation_batches
+from examples.multiregion.counters import sent_nbytes
+from examples.multiregion.data import Batches, load, validation_batches
 from examples.multiregion.model import sha256
 
 
-def train(run: Run, rank: int, method: Method, mine: Any) -> None:
+def train(run: Run, method: Method, mine: Batches) -> None:
     """The loop that is measured: the same lines for every method."""
     for _ in range(run.steps):
         method.zero_grad()
@@ -35,7 +35,7 @@ def measure(run: Run, rank: int, interface: str) -> dict[str, Any]:
     method = build(run.setting, gpt)
     mine = batches(text, run, rank)
     before, clock = sent_nbytes(interface), CpuClock()
-    train(run, rank, method, mine)
+    train(run, method, mine)
     sent, cpu_s, wall_s = sent_nbytes(interface) - before, clock.cpu_s(), clock.wall_s()
     return {
         "loss": evaluate(gpt, validation_batches(text)),

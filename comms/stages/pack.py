@@ -102,7 +102,11 @@ def _unpack_index(packed: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
 def _pack_values(codes: Tensor, spec: Spec) -> Tensor:
     if spec.bits <= 8:
         return vector.pack_bits(codes, spec.bits)
-    raw = codes.contiguous().view(torch.uint8).view(codes.shape[0], -1) if codes.numel() else codes.new_empty(codes.shape[0], 0, dtype=torch.uint8)
+    raw = (
+        codes.contiguous().view(torch.uint8).view(codes.shape[0], -1)
+        if codes.numel()
+        else codes.new_empty(codes.shape[0], 0, dtype=torch.uint8)
+    )
     return torch.nn.functional.pad(raw, (0, -raw.shape[1] % 4))
 
 

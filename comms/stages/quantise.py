@@ -143,9 +143,13 @@ class Sign(Stage):
 
 @dataclass(frozen=True, repr=False)
 class Vote(Stage):
-    """One bit, +1 or -1, no scale: sums are whole numbers, so the sign of a sum is the same on every replica. A row of zeros votes 0."""
+    """One bit, +1 or -1, no scale: sums are whole numbers, so the sign of a sum is the same on every replica. A row of zeros votes 0.
+
+    Only for optimizers that move by a sign. A coefficient that has voted leaves the residual whole (as in Psyche's DisTrO).
+    """
 
     kind: ClassVar[str] = "quantise"
+    unitless: ClassVar[bool] = True
 
     def plan(self, spec: Spec) -> Spec:
         return replace(spec, bits=1, scale="live")

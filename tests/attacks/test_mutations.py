@@ -16,9 +16,30 @@ from thinwire.comms.recipes import codec as named
 from thinwire.comms.wire import HEADER_NBYTES, Header, frame, unframe, with_checksum
 from thinwire.kernels import vector
 
-SPARSE = ["topk", "topk-int4", "topk-int2", "topk64-sign", "topk3-fp32", "topk2048-bf16", "blockmax", "blockmax16-int8", "blockmax128-vote"]
+SPARSE = [
+    "topk",
+    "topk-int4",
+    "topk-int2",
+    "topk64-sign",
+    "topk3-fp32",
+    "topk2048-bf16",
+    "blockmax",
+    "blockmax16-int8",
+    "blockmax128-vote",
+]
 DENSE = ["none", "bf16", "fp16", "int8", "int4", "int2", "sign"]
-PATTERNS = (0x00000000, 0xFFFFFFFF, 0x7F800000, 0xFF800000, 0x7FC00000, 0x00000001, 0x007FFFFF, 0x80000000, 0x7F7FFFFF, 0x3F800001)
+PATTERNS = (
+    0x00000000,
+    0xFFFFFFFF,
+    0x7F800000,
+    0xFF800000,
+    0x7FC00000,
+    0x00000001,
+    0x007FFFFF,
+    0x80000000,
+    0x7F7FFFFF,
+    0x3F800001,
+)
 
 KEY = RoundKey(epoch=1, round=2, fragment=3)
 WANTED = {"run": 5, "plan": 7, "key": KEY, "member": 1, "nbytes": 60}
@@ -66,7 +87,8 @@ def mutate(rows: torch.Tensor, seed: int) -> torch.Tensor:
 
 def judge(plan: Plan, payload: torch.Tensor) -> int:
     """Check what `read` calls sound; returns how many rows it refuses."""
-    (values, index), sound = plan.read(payload.reshape(-1))
+    coefficients, sound = plan.read(payload.reshape(-1))
+    values, index = coefficients.values, coefficients.index
     assert sound.shape == (plan.rows,)
     assert values.shape == (plan.rows, plan.coefficients // plan.rows)
     good = values[sound]
@@ -118,7 +140,7 @@ def test_mutated_frames_are_refused_unless_nothing_was_changed() -> None:
 
 def test_every_bit_flip_and_every_truncation_of_a_frame_is_refused() -> None:
     for name in CODECS:
-        plan, rows = records(name, 1, 3)
+        _, rows = records(name, 1, 3)
         payload = rows.reshape(-1)[:512]
         wanted = WANTED | {"nbytes": len(payload)}
         sound = frame(Header(5, 7, KEY, 1, 0, 9, 11, len(payload)), payload)

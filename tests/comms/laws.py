@@ -47,8 +47,8 @@ def floats_of(rank: int, n: int) -> np.ndarray:
     return (rng.standard_normal(n) * 10.0 ** rng.integers(-6, 7, n)).astype(np.float32)
 
 
-def begin(group: Group, round_: int, payload: torch.Tensor, *, note: Note = Note(), reduce: bool = False) -> Pending:
-    return group.start(RoundKey(0, round_, 0), payload, plan=PLAN, note=note, reduce=reduce)
+def begin(group: Group, round_: int, payload: torch.Tensor, **how: Any) -> Pending:
+    return group.start(RoundKey(0, round_, 0), payload, plan=PLAN, **how)
 
 
 def same(results: list[Any]) -> Any:
@@ -66,7 +66,8 @@ def do_sizes(group: Group) -> Any:
 
 def see_sizes(results: list[Any], n: int) -> None:
     for size, exchange in zip(SIZES, same(results), strict=True):
-        assert exchange.members == tuple(range(n)) and not exchange.skipped
+        assert exchange.members == tuple(range(n))
+        assert not exchange.skipped
         assert exchange.payloads == b"".join(payload_of(rank, size).numpy().tobytes() for rank in range(n))
         assert exchange.notes == {rank: (LEAVING, rank + 5, 2**63 + rank) for rank in range(n)}
         assert exchange.sent == exchange.received == (n - 1) * (HEADER_NBYTES + size)
@@ -84,12 +85,12 @@ def see_in_flight(results: list[Any], n: int) -> None:
         assert exchange.payloads == b"".join(payload_of(rank, 9 + i).numpy().tobytes() for rank in range(n))
 
 
-# -- who does not count ----------------------------------------------------------------------------------------------------------
+# -- who does not count --------------------------------------------------------------------------------------------------------
 
 
 def do_abstain(group: Group) -> Any:
     note = Note(ABSTAIN if group.rank == 1 else 0)
-    return [told(begin(group, 0, payload_of(group.rank, 16), note=note, reduce=reduce).wait()) for reduce in (False, True)]
+    return [told(begin(group, 0, payload_of(group.rank, 16), note=note, reduce=r).wait()) for r in (False, True)]
 
 
 def see_abstain(results: list[Any], n: int) -> None:
@@ -98,7 +99,8 @@ def see_abstain(results: list[Any], n: int) -> None:
     assert plain.members == reduced.members == tuple(counted)
     assert plain.skipped == reduced.skipped == {1: "abstained"}
     assert plain.payloads == b"".join(payload_of(rank, 16).numpy().tobytes() for rank in counted)
-    assert plain.notes.keys() == set(range(n)) and plain.notes[1][0] == ABSTAIN
+    assert plain.notes.keys() == set(range(n))
+    assert plain.notes[1][0] == ABSTAIN
 
 
 def do_all_abstain(group: Group) -> Any:
@@ -108,7 +110,8 @@ def do_all_abstain(group: Group) -> Any:
 
 def see_all_abstain(results: list[Any], n: int) -> None:
     for exchange in same(results):
-        assert exchange.members == () and exchange.skipped == dict.fromkeys(range(n), "abstained")
+        assert exchange.members == ()
+        assert exchange.skipped == dict.fromkeys(range(n), "abstained")
 
 
 def do_corrupt(group: Group) -> Any:
@@ -126,7 +129,8 @@ def do_corrupt(group: Group) -> Any:
 def see_corrupt(results: list[Any], n: int) -> None:
     exchange = same(results)
     assert exchange.members == tuple(rank for rank in range(n) if rank != 1)
-    assert exchange.skipped == {1: "checksum does not match the frame"} and 1 not in exchange.notes
+    assert exchange.skipped == {1: "checksum does not match the frame"}
+    assert 1 not in exchange.notes
 
 
 def do_out_of_step(group: Group) -> Any:
@@ -142,15 +146,18 @@ def see_out_of_step(results: list[Any], n: int) -> None:
     for kind in range(2):
         outcomes = [result[kind] for result in results]
         exchange, error = outcomes[-1]
-        assert exchange is None and "round 6" in error, error
+        assert exchange is None, error
+        assert "round 6" in error
         if n == 2:  # nobody can tell who is right
-            assert outcomes[0][0] is None and "disagree" in outcomes[0][1]
+            assert outcomes[0][0] is None
+            assert "disagree" in outcomes[0][1]
         else:
             agreed = same([outcome[0] for outcome in outcomes[:-1]])
-            assert agreed.members == tuple(range(n - 1)) and agreed.skipped == {n - 1: "round is 6, expected 5"}
+            assert agreed.members == tuple(range(n - 1))
+            assert agreed.skipped == {n - 1: "round is 6, expected 5"}
 
 
-# -- sums --------------------------------------------------------------------------------------------------------------------------
+# -- sums ----------------------------------------------------------------------------------------------------------------------
 
 
 def do_reduce(group: Group) -> Any:
@@ -163,11 +170,12 @@ def see_reduce(results: list[Any], n: int) -> None:
         total = floats_of(0, size)
         for rank in range(1, n):
             total = total + floats_of(rank, size)
-        assert exchange.reduced and exchange.members == tuple(range(n))
+        assert exchange.reduced
+        assert exchange.members == tuple(range(n))
         assert exchange.payloads == total.tobytes()
 
 
-# -- control data ------------------------------------------------------------------------------------------------------------------
+# -- control data --------------------------------------------------------------------------------------------------------------
 
 
 def do_blobs(group: Group) -> Any:

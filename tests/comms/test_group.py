@@ -24,7 +24,9 @@ def test_at_the_deadline_the_round_goes_on_without_the_late_who_get_the_same() -
     a, b, c = LocalGroup.world(3, timeout_s=0.2)
     early = [begin(group, 0, payload_of(group.rank, 8)) for group in (a, b)]
     agreed = same([told(p.wait()) for p in early])
-    assert agreed is not None and agreed.members == (0, 1) and agreed.skipped == {2: "missed the deadline"}
+    assert agreed is not None
+    assert agreed.members == (0, 1)
+    assert agreed.skipped == {2: "missed the deadline"}
     assert told(begin(c, 0, payload_of(2, 8)).wait()) == agreed
     pending = [begin(group, 1, payload_of(group.rank, 8)) for group in (a, b, c)]
     assert same([told(p.wait()) for p in pending]).members == (0, 1, 2)
@@ -46,10 +48,12 @@ def test_nobody_waits_for_a_member_that_leaves() -> None:
     pending = [begin(group, 0, payload_of(group.rank, 8)) for group in (a, b)]
     c.leave()
     agreed = same([told(p.wait()) for p in pending])
-    assert agreed.members == (0, 1) and agreed.skipped == {}
+    assert agreed.members == (0, 1)
+    assert agreed.skipped == {}
     assert a.members == b.members == (0, 1)
     gone = begin(c, 0, payload_of(2, 8))
-    assert gone.wait() is None and "left" in (gone.error or "")
+    assert gone.wait() is None
+    assert "left" in (gone.error or "")
     a.leave(), b.leave()
 
 
@@ -69,7 +73,9 @@ def test_a_late_reader_too_far_behind_is_told_so() -> None:
     for i in range(20):
         assert begin(a, i, payload_of(0, 8)).wait() is not None
     behind = begin(b, 0, payload_of(1, 8))
-    assert behind.wait() is None and "behind" in (behind.error or "") and b.error
+    assert behind.wait() is None
+    assert "behind" in (behind.error or "")
+    assert b.error
     a.leave(), b.leave()
 
 
@@ -134,8 +140,10 @@ def test_a_courier_that_hangs_does_not_hang_the_caller() -> None:
     release = threading.Event()
     a, b = Hanging.world(2, timeout_s=0.1)
     first, second = begin(a, 0, payload_of(0, 8)), begin(a, 1, payload_of(0, 8))
-    assert first.wait() is None and "did not come back" in (first.error or "")
+    assert first.wait() is None
+    assert "did not come back" in (first.error or "")
     release.set()
-    assert second.wait() is None and first.wait() is None
+    assert second.wait() is None
+    assert first.wait() is None
     assert begin(a, 2, payload_of(0, 8)).wait() is None
     a.leave(), b.leave()

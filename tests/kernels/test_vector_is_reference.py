@@ -8,7 +8,23 @@ from hypothesis import strategies as st
 
 from thinwire.kernels import reference, vector
 
-SPECIALS = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-39, 2.0**-126, 2.0**-101, 2.0**100, -(2.0**101), np.inf, -np.inf, np.nan, 65504.0, 1e6]
+SPECIALS = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    1e-45,
+    -1e-39,
+    2.0**-126,
+    2.0**-101,
+    2.0**100,
+    -(2.0**101),
+    np.inf,
+    -np.inf,
+    np.nan,
+    65504.0,
+    1e6,
+]
 
 
 def rows(kind: str, n: int, chunk: int, seed: int) -> np.ndarray:

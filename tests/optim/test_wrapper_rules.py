@@ -205,7 +205,7 @@ def test_rule_9_copies_and_pickles_train_on_alone(kind: Any) -> None:
     torch.optim.lr_scheduler.LambdaLR(opt, lambda n: 1.0)
     for step in range(3):
         learn(net, opt, step)
-    for twin in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):  # noqa: S301 - our own object
+    for twin in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
         before = weights(net)
         for group in twin.param_groups:
             for p in group["params"]:
@@ -329,6 +329,7 @@ def test_unknown_and_impossible_options_are_refused_at_construction() -> None:
         ({"sync_every": 0}, "sync_every"),
         ({"sync_every": 2.5}, "sync_every"),
         ({"codec": "nope"}, "known"),
+        ({"codec": "blockmax-vote"}, "votes"),
         ({"aggregate": "median"}, "aggregate"),
         ({"outer_lr": -1.0}, "outer_lr"),
         ({"outer_momentum": 1.0}, "momentum"),
@@ -339,6 +340,8 @@ def test_unknown_and_impossible_options_are_refused_at_construction() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             DiLoCo(adamw(net), **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="votes"):
+        DeMo(net.parameters(), sign=False)
 
 
 def test_one_process_without_a_group_is_the_inner_optimizer_bit_for_bit() -> None:

@@ -1,0 +1,130 @@
+"""How members meet: in the torchrun environment, by a private gloo group, or through a process group that the user made."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+import xxhash
+from torch import Tensor
+from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store, TCPStore
+
+from thinwire.comms import gloo
+from thinwire.comms.rounds import TransportError
+
+
+class Moves(Protocol):
+    """A backend: both begin a collective on flat uint8 tensors on `device` and return torch's work handle."""
+
+    device: torch.device
+    polled: bool  # whether the work handle has to be asked, as its future completes before the data is there
+
+    def all_gather(self, out: Tensor, message: Tensor, timeout_s: float) -> Any: ...
+    def all_to_all(self, out: Tensor, messages: Tensor, timeout_s: float) -> Any: ...
+
+
+class Private:
+    """A gloo group of our own, unknown to torch.distributed."""
+
+    device, polled = torch.device("cpu"), False
+
+    def __init__(self, group: ProcessGroupGloo) -> None:
+        self._group = group
+
+    def all_gather(self, out: Tensor, message: Tensor, timeout_s: float) -> Any:
+        return gloo.all_gather(self._group, out, message, timeout_s)
+
+    def all_to_all(self, out: Tensor, messages: Tensor, timeout_s: float) -> Any:
+        return gloo.all_to_all(self._group, out, messages, timeout_s)
+
+
+class _Given:
+    """The user's group; its own timeout stays as it is."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
+        self.polled = torch.device("cpu") not in group._device_types  # nccl; a group for both kinds moves ours by its gloo half
+        self.device = torch.device("cuda", torch.cuda.current_device()) if self.polled else torch.device("cpu")
+
+    def all_gather(self, out: Tensor, message: Tensor, timeout_s: float) -> Any:
+        return dist.all_gather_into_tensor(out, message, group=self._group, async_op=True)
+
+    def all_to_all(self, out: Tensor, messages: Tensor, timeout_s: float) -> Any:
+        return dist.all_to_all_single(out, messages, group=self._group, async_op=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Meeting:
+    """How the members met: `store` is this group's alone."""
+
+    store: Store
+    rank: int
+    size: int
+    moves: Moves | None  # None: a world of one
+    devices: Callable[[], list[Any]]  # for the groups of survivors
+    run: int
+    hosts_store: bool = False
+    global_ranks: tuple[int, ...] = ()
+
+    def connection(self) -> Store:
+        """A connection of its own to the store: a blocked wait locks the one it is on."""
+        store: Any = self.store  # torch's stubs lack `clone`
+        connection: Store = store.clone()
+        return connection
+
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_groups_made: dict[str, int] = {}  # by place: several groups of the same members must not share keys
+
+
+def _place(name: str) -> str:
+    _groups_made[name] = _groups_made.get(name, -1) + 1
+    return f"thinwire/{name}/{_groups_made[name]}"
+
+
+def from_environment(join_timeout_s: float) -> Meeting:
+    """All ranks of the torchrun environment, at the agent's store or one that rank 0 hosts; blocks until all are there."""
+    absent = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if absent:
+        raise ValueError(f"the environment lacks {', '.join(absent)}; start with torchrun, or give a process group")
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if not 0 <= rank < size:
+        raise ValueError(f"RANK={rank} of WORLD_SIZE={size}: ranks are 0 to {size - 1}")
+    one_host = os.environ.get("LOCAL_WORLD_SIZE") == str(size) or host in _LOOPBACK
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    place = _place(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    run = xxhash.xxh3_64_intdigest(f"{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{place}".encode())
+    try:
+        patience, hosts = timedelta(seconds=join_timeout_s), rank == 0 and not agent
+        server = TCPStore(host, port, size, hosts, patience, wait_for_workers=False, multi_tenant=True)
+        store = PrefixStore(place, server)
+        where = partial(gloo.devices, host, one_host=one_host)
+        moves = None
+        if size > 1:
+            moves = Private(gloo.form(PrefixStore("0/pg", store), rank, size, join_timeout_s, where()))
+    except (TransportError, RuntimeError) as error:
+        raise ConnectionError(
+            f"rank {rank} of {size} could not meet the others at MASTER_ADDR={host} MASTER_PORT={port} within "
+            f"{join_timeout_s:g} s: {gloo.first_line(error)}"
+        ) from error
+    return Meeting(store, rank, size, moves, where, run, hosts, tuple(range(size)))
+
+
+def from_process_group(group: ProcessGroup) -> Meeting:
+    """Through a group of torch.distributed that this rank belongs to; raises `ValueError` for any other."""
+    known = dist.distributed_c10d._world.pg_map.get(group)
+    if known is None:
+        raise ValueError(f"{group!r} is not a process group that this rank belongs to; give one made by torch.distributed")
+    ranks = tuple(dist.get_process_group_ranks(group))
+    name = "given/" + group.group_name
+    store = PrefixStore(_place(name), known[1])
+    host = os.environ.get("MASTER_ADDR")
+    where = partial(gloo.devices, host, one_host=host in _LOOPBACK)
+    run = xxhash.xxh3_64_intdigest(f"{name}/{ranks}".encode())
+    moves = _Given(group) if len(ranks) > 1 else None
+    return Meeting(store, dist.get_rank(group), len(ranks), moves, where, run, global_ranks=ranks)

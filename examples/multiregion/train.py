@@ -1,0 +1,195 @@
+"""Train one GPT in several regions: the dense baseline, then thinwire, from the same start and on the same text.
+
+    torchrun --standalone --nproc-per-node 4 examples/multiregion/train.py
+    torchrun ... examples/multiregion/train.py --method demo
+    torchrun ... examples/multiregion/train.py --codec int4 --sync-every 20 --data my/texts
+
+Every process is a region; docs/two-machines.md shows how a second machine joins.
+"""
+
+import io
+import logging
+import os
+import sys
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+if not __package__:  # started as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+import torch.distributed as dist
+import tyro
+from torch.optim import AdamW
+
+from examples.multiregion.board import Board, gather
+from examples.multiregion.counters import sent_nbytes
+from examples.multiregion.data import Batches, Text, load, validation_batches
+from examples.multiregion.model import GPT
+from examples.multiregion.region import Dense, Ended, Progress, Region, Thin
+from examples.multiregion.report import Outcome, outcome, picture, sentence
+
+POINTS = 10  # of the curve
+LABELS = {"ddp": "dense baseline", "diloco": "thinwire.DiLoCo", "demo": "thinwire.DeMo"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train."""
+
+    method: Literal["diloco", "demo", "ddp"] = "diloco"
+    """diloco: an exchange every --sync-every steps; demo: every step; ddp: only the dense baseline."""
+    codec: str | None = None
+    """What goes over the link: none, int8, int4, dct-topk, blockmax64, ... (default: the method's own)."""
+    sync_every: int | None = None
+    """Steps between exchanges of diloco."""
+    steps: int = 200
+    warm_steps: int = 200
+    """Steps of one region alone before all start from its weights."""
+    batch: int = 4
+    """Sequences of 128 bytes per region and step."""
+    seed: int = 0
+    data: Path | None = None
+    """Your own text, a file or a folder (default: the sources of Python's standard library)."""
+    baseline: bool = True
+    """Run the dense baseline first."""
+    save: Path | None = None
+    """Folder to save into at the end and every --save-every steps: one file a region."""
+    save_every: int = 50
+    resume: Path | None = None
+    """Folder of a saved run to go on with, to the bit; --steps is the total."""
+    out: Path = Path("runs/multiregion")
+    """Folder of report.png and the ledger."""
+    plain: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Plain lines instead of a live table."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.warm_steps < 0 or self.batch < 1 or self.save_every < 1:
+            raise ValueError("--steps, --batch and --save-every are positive, --warm-steps is not negative")
+        if self.method != "diloco" and self.sync_every is not None:
+            raise ValueError(f"--sync-every {self.sync_every} is for --method diloco; {self.method} exchanges every step")
+
+    def settings(self) -> dict[str, Any]:
+        """What a resumed run must share with the saved one."""
+        shared = {name: getattr(self, name) for name in ("method", "codec", "sync_every", "batch", "seed")}
+        return shared | {"data": str(self.data) if self.data else None}
+
+
+@dataclass(frozen=True)
+class World:
+    """All regions: who we are, and the store through which they talk beside the training."""
+
+    store: dist.Store
+    rank: int
+    size: int
+    one_machine: bool
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    try:
+        options = tyro.cli(Options, description=__doc__)
+        text = load(options.data)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    world = meet()
+    if options.plain and world.rank == 0:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    start = GPT() if options.resume else warm_start(options, text, world)
+    with_baseline = options.baseline and options.method != "ddp" and options.resume is None
+    outcomes = [run(method, options, text, start, world) for method in ["ddp"] * with_baseline + [options.method]]
+    thin, dense = outcomes[-1], outcomes[0] if with_baseline else None
+    if world.rank == 0:
+        report(options, thin, dense)
+    if not thin.identical:
+        raise SystemExit(1)
+
+
+def meet() -> World:
+    """Find the others in torchrun's environment."""
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise SystemExit(f"error: {name} is not set; start with: torchrun --standalone --nproc-per-node 4 {sys.argv[0]}")
+    store, rank, size = next(iter(dist.rendezvous("env://", timeout=timedelta(minutes=30))))
+    return World(dist.PrefixStore("multiregion", store), rank, size, os.environ.get("LOCAL_WORLD_SIZE") == str(size))
+
+
+def warm_start(options: Options, text: Text, world: World) -> GPT:
+    """A model that has learnt a little: region 0 trains it alone and gives it to the others."""
+    torch.manual_seed(options.seed)
+    gpt = GPT()
+    if world.rank == 0:
+        opt = AdamW(gpt.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+        batches = Batches(text.train, size=2 * options.batch, seed=1000 * options.seed)
+        with Board(world.store, 0, 1, title="warm start, region 0 alone", steps=options.warm_steps, plain=options.plain) as board:
+            for step in range(options.warm_steps):
+                opt.zero_grad()
+                loss = gpt.loss(batches.draw())
+                loss.backward()
+                opt.step()
+                board.post(Progress("warm", step + 1, float(loss.detach())))
+        blob = io.BytesIO()
+        torch.save(gpt.state_dict(), blob)
+        world.store.set("warm", blob.getvalue())  # type: ignore[arg-type]  # bytes pass, the stub says str
+    gpt.load_state_dict(torch.load(io.BytesIO(world.store.get("warm")), weights_only=True))
+    return gpt
+
+
+def run(method: str, options: Options, text: Text, start: GPT, world: World) -> Outcome:
+    """One method from the common start to the end, in this region; the outcome is of all regions."""
+    gpt = GPT()
+    gpt.load_state_dict(start.state_dict())
+    chosen = {"codec": options.codec, "sync_every": options.sync_every}
+    if method == "ddp":
+        link: Dense | Thin = Dense(gpt, dist.PrefixStore("dense", world.store), world.rank, world.size)
+    else:
+        ledger = options.out / f"ledger-{world.rank}.jsonl"
+        ledger.unlink(missing_ok=True)
+        link = Thin(gpt, method, {name: value for name, value in chosen.items() if value is not None} | {"log": ledger})
+    batches = Batches(text.train, size=options.batch, seed=1000 * options.seed + world.rank + 1)
+    region = Region(gpt, link, batches, validation_batches(text), Progress(method), world.size)
+    if options.resume:
+        region.load(options.resume / f"region{world.rank}.pt", options.settings())
+    gather(world.store, f"ready/{method}", world.rank, world.size, None)
+    before = loopback(world)
+    with Board(world.store, world.rank, world.size, title=LABELS[method], steps=options.steps, plain=options.plain) as board:
+        train(region, method, options, world, board)
+        told = gather(world.store, f"ended/{method}", world.rank, world.size, asdict(region.end()))
+    after = loopback(world)
+    counted = None if before is None or after is None or options.resume else after - before
+    return outcome(LABELS[method], [Ended(**ended) for ended in told], counted)
+
+
+def train(region: Region, method: str, options: Options, world: World, board: Board) -> None:
+    """The steps, with points of the curve and saved states on the way."""
+    for progress in region.train(options.steps):
+        board.post(progress)
+        if progress.step * POINTS // options.steps > (progress.step - 1) * POINTS // options.steps:
+            region.mark(world.rank)
+        if options.save and method == options.method and (progress.step % options.save_every == 0 or progress.step == options.steps):
+            region.save(options.save / f"region{world.rank}.pt", options.settings())
+
+
+def loopback(world: World) -> int | None:
+    """Bytes that all regions have sent, when they are on this machine and its system counts them."""
+    try:
+        return sent_nbytes("lo") if world.one_machine else None
+    except LookupError:
+        return None
+
+
+def report(options: Options, thin: Outcome, dense: Outcome | None) -> None:
+    """The sentence and the picture."""
+    print(sentence(thin, dense), flush=True)
+    try:
+        picture(options.out / "report.png", [run for run in (dense, thin) if run])
+    except ImportError:
+        print("no picture: pip install matplotlib")
+    else:
+        print(f"picture: {options.out / 'report.png'}")
+
+
+if __name__ == "__main__":
+    main()
