@@ -14,7 +14,6 @@ from tests.comms.laws import LAWS, begin, payload_of, same, told
 from tests.worlds import run_ranks, set_store_key, thinwire_threads, wait_for_store_keys
 from thinwire.comms.group import Group
 from thinwire.comms.torch_group import TorchGroup
-from thinwire.comms.wire import HEADER_NBYTES
 
 
 def obey_all_laws(rank: int) -> dict[str, Any]:
@@ -341,7 +340,7 @@ def receive_differently(rank: int) -> Any:
     def damaged(link: Any, kind: str, flat: torch.Tensor, nbytes: int) -> Any:
         arrivals = plain(link, kind, flat, nbytes)
         if rank == 1 and kind == where[0]:
-            arrivals[2][HEADER_NBYTES] ^= 1
+            arrivals[2][-1] ^= 1
         return arrivals
 
     torch_group._TorchLink._move = damaged  # type: ignore[method-assign]
