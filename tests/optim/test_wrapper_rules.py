@@ -11,37 +11,8 @@ import torch
 from torch import nn
 
 import thinwire
-from tests.optim.problem import run_members
+from tests.optim.problem import adamw, learn, model, run_members, weights
 from thinwire import DeMo, DiLoCo, LocalGroup
-
-
-def model(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    net = nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 2))
-    with torch.no_grad():
-        for p in net.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
-    return net.to(dtype)
-
-
-def adamw(net: nn.Module, **options: Any) -> torch.optim.AdamW:
-    return torch.optim.AdamW(net.parameters(), **{"lr": 1e-2, **options})
-
-
-def learn(net: nn.Module, opt: Any, step: int, rank: int = 0) -> float:
-    """One step on data that depends on the step and the rank only."""
-    generator = torch.Generator().manual_seed(1000 * rank + step)
-    dtype = next(net.parameters()).dtype
-    x = torch.randn(8, 6, generator=generator).to(dtype)
-    opt.zero_grad()
-    loss = (net(x) - x[:, :2]).square().mean()
-    loss.backward()
-    opt.step()
-    return float(loss.detach())
-
-
-def weights(net: nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().reshape(-1).float() for p in net.parameters()])
 
 
 def test_rule_1_it_is_an_optimizer_with_hooks_and_schedulers() -> None:
@@ -85,7 +56,7 @@ def test_rule_3_signatures_are_torchs_and_the_closure_runs_once(kind: Any) -> No
 
     def closure() -> torch.Tensor:
         opt.zero_grad()
-        loss = net(torch.ones(1, 6)).square().sum()
+        loss = (net(torch.ones(1, 6)) * net.gain).square().sum()
         loss.backward()
         calls.append(loss)
         return loss
