@@ -3,9 +3,9 @@
     flat    (numel,)        the parameters end to end, in order: anchor, outer momentum and updates live here
     matrix  (rows, chunk)   what a codec works on; zero-padded, the padding is never stored in a parameter
 
-Without tiles a matrix is the flat vector, padded at its end. With tiles of side s every tensor of two or more dimensions is cut into
-s x s tiles (as a matrix: first dimension x the rest; edge tiles zero-padded), and everything that would be mostly padding is pooled:
-laid end to end in rows of s*s. No divisor is ever searched: a prime side costs one partly filled tile, not the whole matrix.
+Without tiles a matrix is the flat vector, padded at its end. With tiles of side s every tensor of two or more dimensions (as a matrix:
+first dimension x the rest) gives its whole s x s tiles; the edges that fill no tile, and tensors of fewer dimensions, are pooled: laid end
+to end in rows of s*s. So nothing is padded but the last row, and no divisor is ever searched: a prime side costs nothing.
 """
 
 from collections.abc import Sequence
@@ -28,32 +28,41 @@ def local(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Tiled:
-    """One tensor as a grid of tiles."""
+class _Piece:
+    """One tensor: `rows` whole tiles of a `(height, width)` sheet, and the edges around them."""
 
     start: int  # in the flat vector
     height: int
     width: int
-    side: int
+    side: int  # of a tile; 0: no tiles, everything is pooled
 
     @property
     def grid(self) -> tuple[int, int]:
-        return -(-self.height // self.side), -(-self.width // self.side)
+        return (self.height // self.side, self.width // self.side) if self.side else (0, 0)
 
     @property
     def rows(self) -> int:
         return prod(self.grid)
 
-    def cut(self, flat: Tensor) -> Tensor:
-        (down, across), s = self.grid, self.side
-        sheet = flat[self.start : self.start + self.height * self.width].view(self.height, self.width)
-        sheet = pad(sheet, (0, across * s - self.width, 0, down * s - self.height))
-        return sheet.view(down, s, across, s).transpose(1, 2).reshape(self.rows, s * s)
+    @property
+    def pooled(self) -> int:
+        """Elements outside of tiles."""
+        return self.height * self.width - self.rows * self.side**2
 
-    def paste(self, rows: Tensor, flat: Tensor) -> None:
+    def tiles(self, flat: Tensor) -> Tensor:
+        """`(down, side, across, side)` view of the whole tiles."""
         (down, across), s = self.grid, self.side
-        sheet = rows.view(down, across, s, s).transpose(1, 2).reshape(down * s, across * s)
-        flat[self.start : self.start + self.height * self.width].view(self.height, self.width).copy_(sheet[: self.height, : self.width])
+        return self._sheet(flat)[: down * s, : across * s].unflatten(1, (across, s)).unflatten(0, (down, s))
+
+    def edges(self, flat: Tensor) -> list[Tensor]:
+        """Views of what is pooled: right of the tiles, then below them; or the whole tensor."""
+        if not self.rows:
+            return [flat[self.start : self.start + self.height * self.width]]
+        (down, across), sheet = self.grid, self._sheet(flat)
+        return [sheet[: down * self.side, across * self.side :], sheet[down * self.side :]]
+
+    def _sheet(self, flat: Tensor) -> Tensor:
+        return flat[self.start : self.start + self.height * self.width].view(self.height, self.width)
 
 
 class Fragment:
@@ -71,7 +80,6 @@ class Fragment:
         self.shapes = tuple(torch.Size(shape) for shape in shapes)
         self.sizes = tuple(shape.numel() for shape in self.shapes)
         self.numel = sum(self.sizes)
-        self._tiles: list[_Tiled] = []
         self._lay_out(codec)
         if not self.plan.codec.summable and self.plan.nbytes >= self.dense_nbytes:
             self._lay_out(named_codec("none"))
@@ -83,74 +91,60 @@ class Fragment:
 
     def matrix(self, flat: Tensor) -> Tensor:
         """`(numel,)` float32 to `(rows, chunk)`, outside the basis; may share memory with `flat`."""
-        parts = [tile.cut(flat) for tile in self._tiles]
-        pooled = flat if not self._tiles else torch.cat([flat[start:end] for start, end in self._pooled] or [flat[:0]])
-        rows = self.plan.rows - sum(tile.rows for tile in self._tiles)
-        tail = pad(pooled, (0, rows * self.plan.chunk - pooled.numel())).view(rows, self.plan.chunk)
-        return torch.cat([*parts, tail]) if parts else tail
+        chunk = self.plan.chunk
+        tiled = [piece for piece in self._pieces if piece.rows]
+        pooled = torch.cat([edge.reshape(-1) for piece in self._pieces for edge in piece.edges(flat)]) if tiled else flat
+        rows = self.plan.rows - sum(piece.rows for piece in tiled)
+        tail = pad(pooled, (0, rows * chunk - pooled.numel())).view(rows, chunk)
+        cut = [piece.tiles(flat).transpose(1, 2).reshape(piece.rows, chunk) for piece in tiled]
+        return torch.cat([*cut, tail]) if cut else tail
 
     def flat(self, matrix: Tensor) -> Tensor:
         """`(rows, chunk)` back to `(numel,)`, padding dropped."""
-        if not self._tiles:
+        if not any(piece.rows for piece in self._pieces):
             return matrix.reshape(-1)[: self.numel]
         flat = matrix.new_empty(self.numel)
-        row = 0
-        for tile in self._tiles:
-            tile.paste(matrix[row : row + tile.rows], flat)
-            row += tile.rows
-        pooled = matrix[row:].reshape(-1)
-        taken = 0
-        for start, end in self._pooled:
-            flat[start:end] = pooled[taken : taken + end - start]
-            taken += end - start
+        pooled = matrix[sum(piece.rows for piece in self._pieces) :].reshape(-1)
+        row = taken = 0
+        for piece in self._pieces:
+            if piece.rows:
+                (down, across), s = piece.grid, piece.side
+                piece.tiles(flat).copy_(matrix[row : row + piece.rows].view(down, across, s, s).transpose(1, 2))
+                row += piece.rows
+            for edge in piece.edges(flat):
+                edge.copy_(pooled[taken : taken + edge.numel()].view(edge.shape))
+                taken += edge.numel()
         return flat
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """Views of `(numel,)` in the shapes of the tensors."""
         return [part.view(shape) for part, shape in zip(flat.split(self.sizes), self.shapes, strict=True)]
 
-    def split_matrix(self, matrix: Tensor) -> list[Tensor]:
-        """1-D views of a contiguous `(rows, chunk)` matrix that belong to each tensor and together are all of it.
+    def split_matrix(self, matrix: Tensor) -> list[list[Tensor]]:
+        """1-D views of a contiguous `(rows, chunk)` matrix: for each tensor its tiles and its part of the pool, together all of it.
 
-        Tiles belong to their tensor; pooled coefficients in order, the padding to the last pooled tensor.
+        The padding at the end belongs to the last tensor with a part of the pool.
         """
         everything, chunk = matrix.view(-1), self.plan.chunk
-        views = [everything[:0]] * len(self.sizes)
-        tiled = {tile.start: tile for tile in self._tiles}
-        taken = 0
-        starts = self._starts()
-        for i, start in enumerate(starts):
-            if start in tiled and self.sizes[i]:
-                size = tiled[start].rows * chunk
-                views[i] = everything[taken : taken + size]
-                taken += size
-        pooled = [i for i, start in enumerate(starts) if self.sizes[i] and start not in tiled]
-        for i in pooled:
-            end = everything.numel() if i == pooled[-1] else taken + self.sizes[i]
-            views[i] = everything[taken:end]
-            taken = end
+        tile, pool = 0, chunk * sum(piece.rows for piece in self._pieces)
+        last = max((i for i, piece in enumerate(self._pieces) if piece.pooled), default=-1)
+        views = []
+        for i, piece in enumerate(self._pieces):
+            end = everything.numel() if i == last else pool + piece.pooled
+            views.append([everything[tile : tile + piece.rows * chunk], everything[pool:end]])
+            tile, pool = tile + piece.rows * chunk, end
         return views
 
     def _lay_out(self, codec: Codec) -> None:
-        self._tiles, self._pooled = [], []
         chunk = codec.chunk or max(self.numel, 1)
-        record = codec.plan(1, chunk).nbytes
-        for shape, size, start in zip(self.shapes, self.sizes, self._starts(), strict=True):
-            tile = _Tiled(start, shape[0], size // shape[0], codec.side) if codec.side and len(shape) > 1 and size else None
-            if tile and tile.rows * chunk <= 2 * size and tile.rows * record < 4 * size:
-                self._tiles.append(tile)
-            elif size:
-                self._pooled.append((start, start + size))
-        pooled = sum(end - start for start, end in self._pooled)
-        rows = sum(tile.rows for tile in self._tiles) + -(-pooled // chunk)
-        self.plan: Plan = codec.plan(rows, chunk)
-
-    def _starts(self) -> list[int]:
-        starts, at = [], 0
-        for size in self.sizes:
-            starts.append(at)
-            at += size
-        return starts
+        self._pieces, start = [], 0
+        for shape, size in zip(self.shapes, self.sizes, strict=True):
+            sheet = (shape[0], size // shape[0]) if len(shape) > 1 and size else (1, size)
+            self._pieces.append(_Piece(start, *sheet, side=codec.side if codec.side and len(shape) > 1 and size else 0))
+            start += size
+        tiled = sum(piece.rows for piece in self._pieces)
+        pooled = sum(piece.pooled for piece in self._pieces)
+        self.plan: Plan = codec.plan(tiled + -(-pooled // chunk), chunk)
 
 
 def gather_flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -56,27 +56,39 @@ class Replica:
             local(param).detach().copy_(value)
 
     def export(self) -> list[dict[str, Tensor]]:
-        """For each parameter its part of every tensor, as views under `thinwire.` keys."""
-        parts: dict[str, list[Tensor]] = {}
+        """For each parameter its part of every tensor under `thinwire.` keys; a residual in two places of its matrix is copied."""
+        parts = {name: [_joined(views) for views in places] for name, places in self._places().items()}
+        return [{PREFIX + name: whole[i] for name, whole in parts.items()} for i in range(len(self.fragment.shapes))]
+
+    def _places(self) -> dict[str, list[list[Tensor]]]:
+        """For each kind of tensor and each parameter, the views that hold it."""
+        places: dict[str, list[list[Tensor]]] = {}
         if self.anchor is not None:
-            parts["anchor"] = self.fragment.split(self.anchor)
+            places["anchor"] = [[view] for view in self.fragment.split(self.anchor)]
         if self.momentum is not None:
-            parts["momentum"] = self.fragment.split(self.momentum)
+            places["momentum"] = [[view] for view in self.fragment.split(self.momentum)]
         if self.residual is not None:
-            parts["residual"] = self.fragment.split_matrix(self.residual)
-        count = len(self.fragment.shapes)
-        return [{PREFIX + name: views[i] for name, views in parts.items()} for i in range(count)]
+            places["residual"] = self.fragment.split_matrix(self.residual)
+        return places
 
     def restore(self, saved: Sequence[Mapping[str, Tensor]]) -> list[str]:
         """Copy exported tensors back, in float32 on this replica's device; returns the names of those that do not fit or are absent."""
         unfit = set()
-        for mine, theirs in zip(self.export(), saved, strict=True):
-            for name, view in mine.items():
-                value = theirs.get(name)
-                if value is None or value.numel() != view.numel():
-                    unfit.add(name.removeprefix(PREFIX))
-                else:
-                    view.copy_(value.reshape(view.shape))
+        places = self._places()
+        for i, theirs in enumerate(saved):
+            for name, views in places.items():
+                value = theirs.get(PREFIX + name)
+                if value is None or value.numel() != sum(view.numel() for view in views[i]):
+                    unfit.add(name)
+                    continue
+                for view, part in zip(views[i], value.reshape(-1).split([view.numel() for view in views[i]]), strict=True):
+                    view.copy_(part.reshape(view.shape))
         if "residual" in unfit and self.residual is not None:
             self.residual.zero_()  # part of another codec's residual is worth nothing
         return sorted(unfit)
+
+
+def _joined(views: Sequence[Tensor]) -> Tensor:
+    """One tensor of some views; itself a view where only one has elements."""
+    held = [view for view in views if view.numel()]
+    return torch.cat(held) if len(held) > 1 else (held or views)[0]
