@@ -52,7 +52,8 @@ class _Piece:
     def tiles(self, flat: Tensor) -> Tensor:
         """`(down, side, across, side)` view of the whole tiles."""
         (down, across), s = self.grid, self.side
-        return self._sheet(flat)[: down * s, : across * s].unflatten(1, (across, s)).unflatten(0, (down, s))
+        whole = self._sheet(flat)[: down * s, : across * s]
+        return whole.view(down, s, across, s)  # splitting dimensions keeps a view a view
 
     def edges(self, flat: Tensor) -> list[Tensor]:
         """Views of what is pooled: right of the tiles, then below them; or the whole tensor."""

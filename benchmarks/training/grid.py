@@ -34,9 +34,10 @@ GRID: list[Setting] = [
     *(_diloco(codec, decay=0.9) for codec in ("topk32", "topk64", "dct-topk32", "dct-topk64", "dct-topk64-int2")),
     _diloco("dct-topk32", decay=0.95),
     # Every step: how much, how fast, how long remembered?
-    *(_demo("dct-topk32-int8", lr, 0.999, aggregate="mean") for lr in (3e-4, 1e-3, 2e-3)),
-    *(_demo("dct-blockmax64-sign", lr, 0.99) for lr in (2e-4, 5e-4, 1e-3)),
-    *(_demo("dct-blockmax64-sign", 5e-4, decay) for decay in (0.9, 0.95, 0.999)),
-    *(_demo(f"dct-blockmax{block}-sign", 5e-4, 0.99) for block in (16, 32, 128)),
-    *(_demo(f"dct-blockmax{block}-vote", 5e-4, 0.99) for block in (64, 128)),
+    *(_demo("dct-topk32-int8", lr, 0.999, aggregate="mean") for lr in (5e-4, 1e-3, 2e-3)),
+    *(_demo("dct-blockmax64-sign", lr, 0.99) for lr in (5e-4, 1e-3, 2e-3)),
+    *(_demo("dct-blockmax64-sign", 1e-3, decay) for decay in (0.9, 0.95, 0.999)),
+    *(_demo(f"dct-blockmax{block}-sign", 1e-3, 0.99) for block in (16, 32, 128)),
+    _demo("dct-blockmax128-sign", 2e-3, 0.99),
+    *(_demo(f"dct-blockmax{block}-vote", 1e-3, 0.99) for block in (64, 128)),
 ]

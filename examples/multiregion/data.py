@@ -31,6 +31,8 @@ def load(path: Path | None = None) -> Text:
     A single file, or files too few to hold some out, is cut at 95 %. Raises `ValueError` when there is too little text.
     """
     root = path or Path(sysconfig.get_path("stdlib"))
+    if not root.exists():
+        raise ValueError(f"there is no {root}; give a file or a folder of text")
     files = [root] if root.is_file() else sorted(_sources(root) if path is None else (f for f in root.rglob("*") if f.is_file()))
     held_out = [f for f in files if is_held_out(f.relative_to(root).as_posix())]
     validation = _join(held_out)
@@ -55,7 +57,8 @@ def _sources(root: Path) -> Iterable[Path]:
 
 
 def _join(files: Iterable[Path]) -> Tensor:
-    return torch.frombuffer(bytearray(b"".join(f.read_bytes() for f in files)) or bytearray(1), dtype=torch.uint8)
+    joined = bytearray(b"".join(f.read_bytes() for f in files))
+    return torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.zeros(0, dtype=torch.uint8)
 
 
 class Batches:

@@ -14,8 +14,8 @@ class Outcome:
 
     label: str
     loss: float
-    sent: float  # bytes a region
-    counted_by_system: bool
+    sent: int  # bytes of the region that sent most, by its own count
+    counted: float | None  # bytes a region, by the operating system's count
     digests: tuple[str, ...]
     curve: list[tuple[float, float]]  # bytes sent, validation loss
 
@@ -25,30 +25,36 @@ class Outcome:
 
 
 def outcome(label: str, regions: list[Ended], counted: int | None = None) -> Outcome:
-    """Mean loss; bytes by the operating system's count of all regions together when there is one, else by our own."""
+    """The mean of the regions; `counted` are the bytes of all of them together by the operating system, when it saw them all."""
     curve = [
         (sum(point[1] for point in points) / len(points), sum(point[2] for point in points) / len(points))
         for points in zip(*(region.curve for region in regions), strict=True)
     ]
-    sent = max(region.sent for region in regions) if counted is None else counted / len(regions)
-    loss = sum(region.loss for region in regions) / len(regions)
-    return Outcome(label, loss, sent, counted is not None, tuple(region.sha256 for region in regions), curve)
+    return Outcome(
+        label=label,
+        loss=sum(region.loss for region in regions) / len(regions),
+        sent=max(region.sent for region in regions),
+        counted=None if counted is None else counted / len(regions),
+        digests=tuple(region.sha256 for region in regions),
+        curve=curve,
+    )
 
 
 def sentence(thin: Outcome, dense: Outcome | None) -> str:
     """What happened, and whether the replicas are identical."""
-    by = "counted by the operating system" if thin.counted_by_system else "counted by the sender"
+    said, counted, loss = f"each region sent {_mb(thin.sent)}", [thin.counted], f"validation loss {thin.loss:.3f}"
+    if dense is not None:
+        said += f" instead of {_mb(dense.sent)}, {dense.sent / max(thin.sent, 1):.0f} times less"
+        counted.append(dense.counted)
+        loss += f", dense {dense.loss:.3f}"
+    seen = [_mb(nbytes) for nbytes in counted if nbytes is not None]
+    if len(seen) == len(counted):
+        said += f" (the operating system counted {' and '.join(seen)} on the loopback)"
     if thin.identical:
         replicas = f"all {len(thin.digests)} replicas hold the same bits (sha256 {thin.digests[0][:16]})"
     else:
         replicas = f"THE REPLICAS DIFFER (sha256 {', '.join(digest[:16] for digest in thin.digests)})"
-    if dense is None:
-        return f"{thin.label}: each region sent {_mb(thin.sent)}, {by}; validation loss {thin.loss:.3f}; {replicas}."
-    saved = dense.sent / max(thin.sent, 1)
-    return (
-        f"{thin.label}: each region sent {_mb(thin.sent)} instead of {_mb(dense.sent)}, {saved:.0f} times less, {by}; "
-        f"validation loss {thin.loss:.3f}, dense {dense.loss:.3f}; {replicas}."
-    )
+    return f"{thin.label}: {said}; {loss}; {replicas}."
 
 
 def picture(path: Path, outcomes: list[Outcome]) -> None:
@@ -61,6 +67,8 @@ def picture(path: Path, outcomes: list[Outcome]) -> None:
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
     for run, colour in zip(outcomes, ("#8a8f98", "#0b6bcb"), strict=False):
         points = [(sent / MB, loss) for sent, loss in run.curve if sent]
+        if not points:
+            continue
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3.5, linewidth=1.8)
         last = points[-1]
         axes.annotate(

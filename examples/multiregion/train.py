@@ -46,7 +46,7 @@ class Options:
     sync_every: int | None = None
     """Steps between exchanges of diloco."""
     steps: int = 200
-    warm_steps: int = 200
+    warm_steps: int = 400
     """Steps of one region alone before all start from its weights."""
     batch: int = 4
     """Sequences of 128 bytes per region and step."""

@@ -103,7 +103,8 @@ def test_every_shape_goes_through_a_fragment_and_is_never_larger_than_dense(shap
     assert torch.equal(fragment.flat(cut), flat)
     assert float(cut.abs().sum(dtype=torch.float64)) == pytest.approx(float(flat.abs().sum(dtype=torch.float64)))
     parts = fragment.split_matrix(torch.arange(cut.numel(), dtype=torch.float32).view(cut.shape))
-    assert torch.equal(torch.cat([torch.empty(0), *(view for pair in parts for view in pair)]).sort().values, torch.arange(cut.numel(), dtype=torch.float32))
+    views = torch.cat([torch.empty(0), *(view for pair in parts for view in pair)])
+    assert torch.equal(views.sort().values, torch.arange(cut.numel(), dtype=torch.float32))
     message = residual.encode(fragment.plan, None, cut, decay=0.0)
     assert message.payload.shape == (fragment.plan.nbytes,)
 

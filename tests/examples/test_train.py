@@ -1,0 +1,67 @@
+"""The example as a user starts it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "multiregion" / "train.py"
+SMALL = ["--warm-steps", "2", "--steps", "4", "--plain", "--batch", "1"]
+
+
+def torchrun(*words: str, workers: int = 2) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers), str(SCRIPT)]
+    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    (tmp_path / "text").write_bytes(b"the quick brown fox jumps over the lazy dog. " * 500)
+    return str(tmp_path / "text")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [["--method", "diloco", "--sync-every", "2"], ["--method", "demo"]])
+def test_both_methods_end_with_identical_replicas_a_sentence_and_a_picture(method: list[str], text: str, tmp_path: Path) -> None:
+    done = torchrun(*SMALL, *method, "--data", text, "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"each region sent .* instead of .* all 2 replicas hold the same bits \(sha256 [0-9a-f]{16}\)", done.stdout)
+    assert (tmp_path / "out" / "report.png").exists()
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_with_the_hash_of_an_uninterrupted_one(text: str, tmp_path: Path) -> None:
+    words = [
+        *SMALL,
+        "--sync-every",
+        "2",
+        "--no-baseline",
+        "--data",
+        text,
+        "--out",
+        str(tmp_path / "out"),
+        "--save",
+        str(tmp_path / "saved"),
+    ]
+    whole = torchrun(*words, "--steps", "5")
+    torchrun(*words, "--steps", "3")
+    resumed = torchrun(*words, "--steps", "5", "--resume", str(tmp_path / "saved"))
+    hashes = [re.findall(r"sha256 ([0-9a-f]+)", done.stdout) for done in (whole, resumed)]
+    assert hashes[0] == hashes[1] != []
+
+
+def test_without_torchrun_it_says_how_to_start() -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=120, check=False, env={"PATH": ""})
+    assert done.returncode == 1
+    assert "start with: torchrun" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_options_that_exclude_each_other_are_one_sentence() -> None:
+    words = [sys.executable, str(SCRIPT), "--method", "demo", "--sync-every", "3"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "--sync-every 3 is for --method diloco" in done.stderr
+    assert "Traceback" not in done.stderr
