@@ -40,7 +40,7 @@ class Read(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """Quantised coefficients: raw `codes (rows, k)`, `scale (rows,)` float32 or bool or None, `index`, `sound (rows,)` bool or None."""
+    """Quantised coefficients: raw `codes (rows, k)`, `scale (rows,)` float32 or None, `index`, `sound (rows,)` bool or None."""
 
     codes: Tensor
     scale: Tensor | None
@@ -58,7 +58,7 @@ class Spec:
     index: str = "all"  # how indices are coded: "all" (none are), "sorted", or "block"
     block: int = 0  # coefficients per index when index == "block"
     bits: int = 0  # of one value
-    scale: str = "none"  # "none", "row" (one float32 a row) or "live" (one bit a row)
+    scale: str = "none"  # "none", or "row": one float32 a row
     record: int = 0  # bytes of one row
 
 

@@ -40,7 +40,6 @@ def encode(plan: Plan, residual: Tensor | None, x: Tensor, *, decay: float, gain
 
 def _subtract(plan: Plan, whole: Tensor, payload: Tensor) -> Tensor:
     sent = plan.values(payload)
-    if sent.index is None:
-        return torch.zeros_like(whole) if plan.codec.unitless else whole - sent.values
-    left = torch.zeros_like(sent.values) if plan.codec.unitless else whole.gather(1, sent.index) - sent.values
-    return torch.scatter(whole, 1, sent.index, left)
+    held = whole if sent.index is None else whole.gather(1, sent.index)
+    left = held.masked_fill(sent.values != 0, 0.0) if plan.codec.unitless else held - sent.values
+    return left if sent.index is None else torch.scatter(whole, 1, sent.index, left)

@@ -24,9 +24,6 @@ class Pack(Stage):
         if spec.scale == "row":
             assert x.scale is not None
             fields.append(x.scale[:, None].contiguous().view(torch.uint8))
-        elif spec.scale == "live":
-            assert x.scale is not None
-            fields.append(vector.pack_bits(x.scale[:, None].to(torch.uint8), 1))
         if spec.index != "all":
             assert x.index is not None
             fields.append(_pack_index(x.index, spec))
@@ -40,9 +37,6 @@ class Pack(Stage):
         scale = None
         if spec.scale == "row":
             scale = y[:, :scale_end].contiguous().view(torch.float32)[:, 0]
-        elif spec.scale == "live":
-            live, padded = vector.unpack_bits(y[:, :scale_end], 1, 1)
-            scale, sound = live[:, 0].bool(), sound & padded
         index = None
         if spec.index != "all":
             index, ordered = _unpack_index(y[:, scale_end:index_end], spec)

@@ -143,22 +143,26 @@ class Sign(Stage):
 
 @dataclass(frozen=True, repr=False)
 class Vote(Stage):
-    """One bit, +1 or -1, no scale: sums are whole numbers, so the sign of a sum is the same on every replica. A row of zeros votes 0.
+    """One bit, +1 or -1, no scale: sums are whole numbers, so the sign of a sum is the same on every replica.
 
-    Only for optimizers that move by a sign. A coefficient that has voted leaves the residual whole (as in Psyche's DisTrO).
+    Only for optimizers that move by a sign. A coefficient that has voted leaves the residual whole (as in Psyche's DisTrO). A row of zeros
+    selects the first places and votes + everywhere: such a record reads as no vote at all, whoever meant it.
     """
 
     kind: ClassVar[str] = "quantise"
     unitless: ClassVar[bool] = True
 
     def plan(self, spec: Spec) -> Spec:
-        return replace(spec, bits=1, scale="live")
+        return replace(spec, bits=1, scale="none")
 
     def encode(self, x: Values, spec: Spec) -> Coded:
-        return Coded((x.values < 0).to(torch.uint8), (x.values != 0).any(1), x.index)
+        return Coded((x.values < 0).to(torch.uint8), None, x.index)
 
     def decode(self, y: Coded, spec: Spec) -> Read:
-        assert y.scale is not None
-        votes = y.scale.to(torch.float32)[:, None]
+        silent = (y.codes == 0).all(1)
+        if y.index is not None:
+            places = torch.arange(spec.k, device=y.index.device) * (spec.block or 1)
+            silent &= (y.index == places).all(1)
+        votes = (~silent).to(torch.float32)[:, None]
         values = torch.where(y.codes.bool(), -votes, votes)
-        return Read(Values(values, y.index), _checked(y) & (y.scale | (y.codes == 0).all(1)))
+        return Read(Values(values, y.index), _checked(y))
