@@ -31,7 +31,8 @@ def run(code: str, *, cwd: Path) -> str:
 
 
 def test_import_adds_little_to_torch(tmp_path: Path) -> None:
-    code = "import time, torch; start = time.perf_counter(); import thinwire; print(time.perf_counter() - start)"
+    # CPU seconds: the import only computes, and a busy machine must not change the answer.
+    code = "import time, torch; start = time.process_time(); import thinwire; print(time.process_time() - start)"
     seconds = [float(run(code, cwd=tmp_path)) for _ in range(5)]
     assert min(seconds) < IMPORT_S, f"median {statistics.median(seconds):.3f} s, all {seconds}"
 
