@@ -33,12 +33,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: a setting, a seed and the task's sizes."""
+    """One training run: a setting, the seed of its data order, and the task's sizes.
+
+    All runs start from one checkpoint, as the known numbers of this task do: `warm_seed` draws its initial weights and its text.
+    """
 
     setting: Setting
     seed: int
     workers: int = 4
     steps: int = 200
+    warm_seed: int = 0
     warm_steps: int = 400
     batch: int = 4  # sequences of CONTEXT bytes per worker and step
     warm_batch: int = 8  # with which DDP comes to the 1.979 known on this task

@@ -33,11 +33,13 @@ class Options:
     rows: tuple[str, ...] = tuple(ROWS)
     """Which rows."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One run each."""
+    """Of the order of the data; one run each."""
     workers: int = 4
     steps: int = 200
     warm_steps: int = 400
     """Steps of one lone worker before everybody starts from its weights."""
+    warm_seed: int = 0
+    """Which lone worker: other initial weights, other text."""
     results: Path = RESULTS / "table.jsonl"
     keep: tyro.conf.FlagCreatePairsOff[bool] = False
     """Skip runs that the results file already holds."""
@@ -50,7 +52,7 @@ class Options:
             raise ValueError(f"unknown rows {', '.join(sorted(unknown))}; choose from {', '.join(ROWS)}")
 
     def run(self, row: Row, seed: int) -> Run:
-        return Run(row.setting, seed, self.workers, self.steps, self.warm_steps)
+        return Run(row.setting, seed, self.workers, self.steps, self.warm_seed, self.warm_steps)
 
 
 def measure(options: Options, here: Lab, console: Console) -> None:

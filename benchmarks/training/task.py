@@ -1,4 +1,4 @@
-"""The task: warm-start once per seed, train `steps` on this worker's own batches, judge this worker's own model."""
+"""The task: warm-start once, train `steps` on this worker's own batches, judge this worker's own model."""
 
 import fcntl
 import hashlib
@@ -28,8 +28,8 @@ def adamw(gpt: GPT) -> AdamW:
 
 
 def batches(text: Text, run: Run, rank: int) -> Batches:
-    """What worker `rank` trains on in this run; -1 is the warm start."""
-    return Batches(text.train, size=run.batch if rank >= 0 else run.warm_batch, seed=1000 * run.seed + rank + 1)
+    """What worker `rank` trains on in this run."""
+    return Batches(text.train, size=run.batch, seed=1000 * run.seed + rank + 1)
 
 
 @torch.no_grad()
@@ -39,11 +39,11 @@ def evaluate(gpt: GPT, held_out: list[Tensor]) -> float:
 
 
 def warm_start(run: Run, text: Text) -> GPT:
-    """The model after one lone worker's `warm_steps`; trained once per seed on this machine, then read from the temporary folder.
+    """The model after one lone worker's `warm_steps`; trained once per `warm_seed` on this machine, then read from the temporary folder.
 
     Equal numbers need equal sources, text, torch and seed: a hash of them is the file's name.
     """
-    torch.manual_seed(run.seed)
+    torch.manual_seed(run.warm_seed)
     gpt = GPT()
     path = _cache_path(run, text)
     with _alone(path.with_suffix(".lock")):
@@ -57,7 +57,7 @@ def warm_start(run: Run, text: Text) -> GPT:
 
 
 def _train_alone(gpt: GPT, run: Run, text: Text) -> None:
-    opt, mine = adamw(gpt), batches(text, run, -1)
+    opt, mine = adamw(gpt), Batches(text.train, size=run.warm_batch, seed=1000 * run.warm_seed)
     for _ in range(run.warm_steps):
         opt.zero_grad()
         gpt.loss(mine.draw()).backward()
@@ -65,7 +65,7 @@ def _train_alone(gpt: GPT, run: Run, text: Text) -> None:
 
 
 def _cache_path(run: Run, text: Text) -> Path:
-    digest = hashlib.sha256(f"{run.seed} {run.warm_steps} {run.warm_batch} {torch.__version__} {LR} {BETAS} {WEIGHT_DECAY}".encode())
+    digest = hashlib.sha256(f"{run.warm_seed} {run.warm_steps} {run.warm_batch} {torch.__version__} {LR} {BETAS} {WEIGHT_DECAY}".encode())
     digest.update(inspect.getsource(model).encode() + inspect.getsource(data).encode())
     digest.update(text.train.numpy().tobytes())
     folder = Path(tempfile.gettempdir()) / f"thinwire-warm-{os.getuid()}"
