@@ -51,6 +51,18 @@ class Options:
     """Only draw and print what the results file holds."""
 
 
+def _end_with_parent() -> None:
+    """A sweep that is killed leaves no process behind that trains on."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def measure(run: Run) -> dict[str, Any]:
     """One run with all replicas in this process."""
     torch.set_num_threads(1)
@@ -123,7 +135,7 @@ def sweep(options: Options, runs: list[Run], console: Console) -> None:
     held = read(options.results)
     due = [run for run in runs if not any(same_run(record, run) for record in held)]
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool:
         pending = {pool.submit(measure, run): run for run in due}
         try:
             for done, future in enumerate(as_completed(pending), 1):
