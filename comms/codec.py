@@ -186,6 +186,8 @@ class Plan:
         """The coefficients of a payload of the right length, and for each row whether an encoder can have made it."""
         if payload.shape != (self.nbytes,) or payload.dtype != torch.uint8:
             raise WireError(f"payload is {tuple(payload.shape)} {payload.dtype}, expected ({self.nbytes},) uint8")
+        if not payload.is_contiguous() or payload.storage_offset() % 4:  # fields are read as 32-bit words
+            payload = payload.clone(memory_format=torch.contiguous_format)
         y: Any = payload.view(self.rows, self.specs[-1].record)
         for stage, spec in reversed(list(self._of("quantise", "pack"))):
             y = stage.decode(y, spec)

@@ -102,7 +102,7 @@ class Job:
     seq: int
     attempt: Callable[[Link], Outcome[Any]]
     pending: Waiting[Any]
-    teaches: bool  # whether its duration says how long rounds take
+    use: tuple[int, bool] | None  # of payloads: size and whether they are summed
 
 
 class Patience:
@@ -163,6 +163,7 @@ class Group(ABC):
         self._patience = Patience(timeout_s)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._started = 0
+        self._agreed: set[tuple[int, bool]] = set()  # uses that all members are known to share
         self._limit: float | None = None  # when the exchange under way must be over (monotonic), None between exchanges
         self._courier: threading.Thread | None = None
         self._lock = threading.RLock()
@@ -191,8 +192,15 @@ class Group(ABC):
         if reduce and payload.numel() % 4:
             raise ValueError(f"payload to sum has {payload.numel()} bytes; give whole float32 numbers")
         ask = Ask(self._run, plan, key, note, payload.detach().cpu().clone())
+        ask.framed(self.rank, ask.payload[:0])  # numbers that do not fit their fields are the caller's error, not the courier's
         pending = Pending(self)
-        self._submit(lambda seq: partial(gather, ask, reduce=reduce), pending, teaches=True)
+        use = (payload.numel(), reduce)
+
+        def attempt(link: Link) -> Outcome[Exchange]:
+            # Where payloads are dense, or nobody can have one that counts, a header costs less than what it may save.
+            return gather(ask, link, reduce=reduce, heads_first=reduce or use not in self._agreed)
+
+        self._submit(lambda seq: attempt, pending, use=use)
         return pending
 
     def gather_bytes(self, blob: bytes) -> list[bytes] | None:
@@ -204,7 +212,7 @@ class Group(ABC):
         if len(blob) > MAX_BLOB_NBYTES:
             raise ValueError(f"control data of {len(blob)} bytes, at most {MAX_BLOB_NBYTES}; send tensors as payloads")
         waiting: Waiting[list[bytes]] = Waiting(self)
-        self._submit(lambda seq: partial(gather_blobs, blob, run=self._run, seq=seq), waiting, teaches=False)
+        self._submit(lambda seq: partial(gather_blobs, blob, run=self._run, seq=seq), waiting)
         return waiting.wait()
 
     def describe(self) -> Description:
@@ -249,7 +257,9 @@ class Group(ABC):
 
     # -- the courier -----------------------------------------------------------------------------------------------------------
 
-    def _submit(self, attempt: Callable[[int], Callable[[Link], Outcome[T]]], pending: Waiting[T], *, teaches: bool) -> None:
+    def _submit(
+        self, attempt: Callable[[int], Callable[[Link], Outcome[T]]], pending: Waiting[T], *, use: tuple[int, bool] | None = None
+    ) -> None:
         with self._lock:
             if self.error is not None:
                 pending._resolve(Outcome(None, self.error, missing=self._missing))
@@ -259,7 +269,7 @@ class Group(ABC):
                 self._courier.start()
             seq = self._started
             self._started += 1
-            self._jobs.put(Job(seq, attempt(seq), pending, teaches))
+            self._jobs.put(Job(seq, attempt(seq), pending, use))
 
     def _run_jobs(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -299,7 +309,8 @@ class Group(ABC):
             self._missing = {member: why for member, why in self._missing.items() if member not in self._members}
         if isinstance(outcome.result, Exchange):
             outcome = _replace(outcome, result=_replace(outcome.result, seconds=time.monotonic() - began))
-            if job.teaches:
+            if job.use is not None:
+                self._agreed.add(job.use)
                 self._patience.learn(time.monotonic() - began)
         elif outcome.result is None:
             self._patience.fail()

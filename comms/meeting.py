@@ -51,7 +51,9 @@ class _Given:
         self.device = torch.device("cuda", torch.cuda.current_device()) if self.polled else torch.device("cpu")
 
     def all_gather(self, out: Tensor, message: Tensor, timeout_s: float) -> Any:
-        return dist.all_gather_into_tensor(out, message, group=self._group, async_op=True)
+        # Renamed in torch 2.13, where the old name warns.
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        return gather(out, message, group=self._group, async_op=True)
 
     def all_to_all(self, out: Tensor, messages: Tensor, timeout_s: float) -> Any:
         return dist.all_to_all_single(out, messages, group=self._group, async_op=True)

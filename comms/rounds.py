@@ -5,7 +5,6 @@ that may deliver different bytes on different paths finds out before anybody app
 """
 
 import struct
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,12 +26,14 @@ from thinwire.comms.wire import (
     peek,
     unframe,
 )
+from thinwire.kernels.vector import LARGEST, all_finite
 
 MAX_BLOB_NBYTES = 64 << 20  # of control data from one member: hashes and settings, never weights
 _CONTROL_PLAN = 0x7468696E77697265  # "thinwire": control frames belong to no model
 _CONTROL = 0xFFFFFFFE  # fragment number of their sizes; the data follow as the next one
 _DIGEST = struct.Struct("<Q")
 _SIZE = struct.Struct("<Q")
+_SIZES = struct.Struct("<Q?7x")  # what a member is about to send: payload bytes, and whether they are to be summed
 
 T = TypeVar("T", covariant=True)
 
@@ -63,6 +64,7 @@ class Exchange:
     - `skipped`: everybody else and why, perhaps this member itself.
     - `notes`: of every member heard from, also of those that abstain.
     - `sent_nbytes`, `received_nbytes`: frames as they were handed to the transport and came out of it.
+    - `seconds`: from start to end, set by the group.
     """
 
     key: RoundKey
@@ -138,6 +140,7 @@ class Verdict:
 
     identity: tuple[int, RoundKey] | None  # plan and key that most sound frames carry; None on a draw
     payloads: dict[int, Tensor]  # that count, by member
+    heard: dict[int, Tensor]  # payloads of sound frames, also of those that abstain
     skipped: dict[int, str]
     notes: dict[int, Note]
     fingerprint: int
@@ -151,57 +154,65 @@ class Verdict:
         return f"out of step: this member is at {_named(ask.plan, ask.key)}, the group at {_named(*self.identity)}"
 
 
-def judge(arrivals: Arrivals, ask: Ask, nbytes: int) -> Verdict:
-    """Check every frame (payload of `nbytes`); the members of the larger number decide which round and plan it is about."""
+def judge(arrivals: Arrivals, ask: Ask, nbytes: int, *, summed: bool = False) -> Verdict:
+    """Check every frame (payload of `nbytes`, of sound float32 where it is to be `summed`); the members of the larger number decide
+    which round and plan it is about."""
     identity: tuple[int, RoundKey] | None = (ask.plan, ask.key)
-    verdict = _read(arrivals, ask.run, (ask.plan, ask.key), nbytes)
+    verdict = _read(arrivals, ask.run, (ask.plan, ask.key), nbytes, summed)
     if verdict.skipped:
         votes = Counter(filter(None, (_identity(message, ask.run, member, nbytes) for member, message in arrivals.items())))
         ranked = votes.most_common(2)
         if len(ranked) == 2 and ranked[0][1] == ranked[1][1]:
             identity = None
-            verdict = _read(arrivals, ask.run, min(votes, key=_order), nbytes)
+            verdict = _read(arrivals, ask.run, min(votes, key=_order), nbytes, summed)
         elif ranked and ranked[0][0] != identity:
             identity = ranked[0][0]
-            verdict = _read(arrivals, ask.run, identity, nbytes)
-    return Verdict(identity, verdict.payloads, verdict.skipped, verdict.notes, verdict.fingerprint)
+            verdict = _read(arrivals, ask.run, identity, nbytes, summed)
+    return replace(verdict, identity=identity)
 
 
-def gather(ask: Ask, link: Link, *, reduce: bool = False) -> Outcome[Exchange]:
-    """Every member gets every payload; with `reduce`, their fp32 sum in member order."""
-    if reduce:
-        # A header each first: dense payloads are not sent for nothing when nobody has one that counts (closing, NaN everywhere).
-        began = time.perf_counter()
-        empty = replace(ask, payload=ask.payload[:0])
-        heads = judge(link.all_gather(empty.framed(link.rank, empty.payload)), empty, 0)
+def gather(ask: Ask, link: Link, *, reduce: bool = False, heads_first: bool = False) -> Outcome[Exchange]:
+    """Every member gets every payload; with `reduce`, their fp32 sum in member order.
+
+    With `heads_first` members tell each other the size of what they bring before any of it moves: gloo ends the process that is sent
+    more than it waits for, and what nobody has need not be sent. All members must do so in the same exchanges.
+    """
+    nbytes, moved = ask.payload.numel(), 0
+    if heads_first:
+        mine = torch.frombuffer(bytearray(_SIZES.pack(nbytes, reduce)), dtype=torch.uint8)
+        message = ask.framed(link.rank, mine)
+        heads = judge(link.all_gather(message), ask, _SIZES.size)
+        moved = (len(link.members) - 1) * message.numel()
+        brought = {member: _SIZES.unpack(bytes_of(size)) for member, size in heads.heard.items()}
+        if heads.identity is None or len(set(brought.values())) > 1:
+            told = ", ".join(f"member {m} brings {size} bytes{' to sum' * summed}" for m, (size, summed) in brought.items())
+            return Outcome(None, heads.why_not(ask) or f"members bring different payloads: {told}", heads.fingerprint, dict(heads.skipped))
         if not heads.payloads:
-            moved = (len(link.members) - 1) * HEADER_NBYTES
-            nothing = torch.empty(0, ask.payload.numel(), dtype=torch.uint8)
-            return _outcome(ask, heads, nothing, moved, time.perf_counter() - began, True, heads.fingerprint)
-        if link.sharded and len(link.members) > 2:
-            return _reduce(ask, link)
-    began = time.perf_counter()
+            return _outcome(ask, heads, torch.empty(0, nbytes, dtype=torch.uint8), moved, reduce, heads.fingerprint)
+        nbytes, reduce = next(iter(brought.values()))
+        if nbytes != ask.payload.numel():  # this member is somewhere else than the group: it takes part so that the others can go on
+            ask = replace(ask, payload=torch.zeros(nbytes, dtype=torch.uint8))
+    if reduce and link.sharded and len(link.members) > 2:
+        return _reduce(ask, link, moved)
     message = ask.framed(link.rank, ask.payload)
-    nbytes = ask.payload.numel()
-    verdict = judge(link.all_gather(message), ask, nbytes)
+    verdict = judge(link.all_gather(message), ask, nbytes, summed=reduce)
     counted = list(verdict.payloads.values())
     if reduce:
         payloads = rank_ordered_sum(counted, nbytes).unsqueeze(0)
     else:
         payloads = torch.stack(counted) if counted else torch.empty(0, nbytes, dtype=torch.uint8)
-    moved = (len(link.members) - 1) * message.numel()
-    return _outcome(ask, verdict, payloads, moved, time.perf_counter() - began, reduce, verdict.fingerprint)
+    moved += (len(link.members) - 1) * message.numel()
+    return _outcome(ask, verdict, payloads, moved, reduce, verdict.fingerprint)
 
 
-def _reduce(ask: Ask, link: Link) -> Outcome[Exchange]:
+def _reduce(ask: Ask, link: Link, moved: int) -> Outcome[Exchange]:
     """Owner i sums shard i of all members, then everybody gets all sums: each sends 2 (n - 1) / n payloads."""
-    began = time.perf_counter()
     n, nbytes = len(link.members), ask.payload.numel()
     shard = 4 * -(-nbytes // (4 * n))
     padded = torch.zeros(n * shard, dtype=torch.uint8)
     padded[:nbytes] = ask.payload
     messages = torch.stack([ask.framed(link.rank, part, SHARD) for part in padded.view(n, shard)])
-    shards = judge(link.all_to_all(messages), ask, shard)
+    shards = judge(link.all_to_all(messages), ask, shard, summed=True)
     # Owners must have counted the same members for the same reasons, or the sums do not belong together.
     digest = xxhash.xxh3_64_intdigest(repr((shards.identity, list(shards.payloads), shards.skipped, shards.notes)).encode())
     sums = torch.empty(_DIGEST.size + shard, dtype=torch.uint8)
@@ -215,8 +226,10 @@ def _reduce(ask: Ask, link: Link) -> Outcome[Exchange]:
         why = f"sums refused: {parts.skipped}" if parts.skipped else "members did not receive the same shards"
         return Outcome(None, why, parts.fingerprint, dict(parts.skipped))
     total = torch.cat([part[_DIGEST.size :] for part in parts.payloads.values()])[:nbytes]
-    moved = (n - 1) * (messages.shape[1] + message.numel())
-    return _outcome(ask, shards, total.unsqueeze(0), moved, time.perf_counter() - began, True, parts.fingerprint)
+    if not all_finite(total.view(torch.float32), limit=n * LARGEST):
+        return Outcome(None, "sums refused: an owner sent NaN, Inf or more than the members can have brought", parts.fingerprint)
+    moved += (n - 1) * (messages.shape[1] + message.numel())
+    return _outcome(ask, shards, total.unsqueeze(0), moved, True, parts.fingerprint)
 
 
 def gather_blobs(blob: bytes, link: Link, *, run: int, seq: int) -> Outcome[list[bytes]]:
@@ -255,9 +268,10 @@ def rank_ordered_sum(payloads: Sequence[Tensor], nbytes: int) -> Tensor:
     return total.view(torch.uint8)
 
 
-def _read(arrivals: Arrivals, run: int, identity: tuple[int, RoundKey], nbytes: int) -> Verdict:
+def _read(arrivals: Arrivals, run: int, identity: tuple[int, RoundKey], nbytes: int, summed: bool) -> Verdict:
     plan, key = identity
     payloads: dict[int, Tensor] = {}
+    heard: dict[int, Tensor] = {}
     skipped: dict[int, str] = {}
     notes: dict[int, Note] = {}
     seen: list[tuple[int, str, bytes]] = []
@@ -272,13 +286,16 @@ def _read(arrivals: Arrivals, run: int, identity: tuple[int, RoundKey], nbytes: 
                 skipped[member] = str(error)
             else:
                 checksum = bytes(bytes_of(message)[HEADER_NBYTES - 8 : HEADER_NBYTES])
+                heard[member] = payload
                 notes[member] = Note(header.flags & ~SHARD, header.steps, header.state)
                 if header.flags & ABSTAIN:
                     skipped[member] = "abstained"
+                elif summed and not all_finite(payload.clone().view(torch.float32)):
+                    skipped[member] = "payload: NaN, Inf or numbers above 2^100, which no member may send"
                 else:
                     payloads[member] = payload
         seen.append((member, skipped.get(member, ""), checksum))
-    return Verdict(identity, payloads, skipped, notes, _hash((identity, seen)))
+    return Verdict(identity, payloads, heard, skipped, notes, _hash((identity, seen)))
 
 
 def _identity(message: Tensor | str, run: int, member: int, nbytes: int) -> tuple[int, RoundKey] | None:
@@ -293,14 +310,12 @@ def _identity(message: Tensor | str, run: int, member: int, nbytes: int) -> tupl
     return header.plan, header.key
 
 
-def _outcome(
-    ask: Ask, verdict: Verdict, payloads: Tensor, moved: int, seconds: float, reduced: bool, fingerprint: int
-) -> Outcome[Exchange]:
+def _outcome(ask: Ask, verdict: Verdict, payloads: Tensor, moved: int, reduced: bool, fingerprint: int) -> Outcome[Exchange]:
     why = verdict.why_not(ask)
     if why:
         return Outcome(None, why, fingerprint, dict(verdict.skipped))
     members = tuple(verdict.payloads)
-    exchange = Exchange(ask.key, members, payloads, verdict.skipped, verdict.notes, moved, moved, seconds, reduced)
+    exchange = Exchange(ask.key, members, payloads, verdict.skipped, verdict.notes, moved, moved, 0.0, reduced)
     return Outcome(exchange, None, fingerprint)
 
 

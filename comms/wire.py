@@ -66,8 +66,8 @@ class Header:
 
 
 def bytes_of(payload: Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor, without a copy."""
-    return memoryview(payload.detach().view(torch.uint8).numpy().data).cast("B")
+    """The bytes of a CPU tensor, without a copy where it is contiguous."""
+    return memoryview(payload.detach().contiguous().view(torch.uint8).numpy().data).cast("B")
 
 
 def frame(header: Header, payload: Tensor) -> Tensor:

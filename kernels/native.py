@@ -22,9 +22,14 @@ def library() -> ctypes.CDLL | None:
     if path is None:
         log.warning("thinwire was installed without its C++ library (no compiler?): the torch kernels run instead, slower")
         return None
-    loaded = ctypes.CDLL(str(path))
-    if loaded.tw_abi() != ABI:
-        log.warning("%s has interface %d, this thinwire needs %d: reinstall it; the torch kernels run instead", path, loaded.tw_abi(), ABI)
+    try:
+        loaded = ctypes.CDLL(str(path))
+        abi = loaded.tw_abi()
+    except (OSError, AttributeError) as error:
+        log.warning("%s cannot be loaded (%s): reinstall thinwire; the torch kernels run instead, slower", path, error)
+        return None
+    if abi != ABI:
+        log.warning("%s has interface %d, this thinwire needs %d: reinstall it; the torch kernels run instead, slower", path, abi, ABI)
         return None
     loaded.tw_dct_tiles.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_int]
     return loaded

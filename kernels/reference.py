@@ -78,8 +78,11 @@ def to_bf16(values: Row) -> NDArray[np.uint16]:
 
 
 def to_fp16(values: Row) -> NDArray[np.uint16]:
-    """float16 bit patterns, clamped to +-65504, rounded half to even; a result of -0 becomes 0."""
-    codes = np.clip(values, np.float32(-65504), np.float32(65504)).astype(np.float16).view(np.uint16)
+    """float16 bit patterns, rounded half to even; beyond +-65504 it is +-2^15, from 2^39 on 0; a result of -0 becomes 0."""
+    magnitude = np.abs(values)
+    beyond = np.copysign(np.where(magnitude < np.float32(2.0**39), np.float32(2.0**15), np.float32(0)), values)
+    within = np.where(magnitude <= np.float32(65504), values, beyond)
+    codes = within.astype(np.float16).view(np.uint16)
     return np.where(codes == 0x8000, 0, codes).astype(np.uint16)
 
 

@@ -1,6 +1,7 @@
 """The kernels on whole `(rows, ...)` torch tensors: the same bits as `thinwire.kernels.reference`, fast enough to train with.
 
 No fused multiply-add, no `alpha=`, no reduction whose order torch may choose: every operation is elementwise, exact, or a fixed tree.
+Divisors are tensors: CUDA multiplies by the reciprocal of a Python number, which is another rounding.
 Functions that read what a peer sent also return `sound`, a `(rows,)` bool tensor: whether a row is one that our encoder can produce.
 """
 
@@ -11,6 +12,9 @@ from torch.nn.functional import pad
 SMALLEST = 2.0**-126
 LARGEST = 2.0**100
 ZERO_BLOCK = 2.0**-100
+FP16_MAX = 65504.0
+FP16_BEYOND = 2.0**15
+FP16_HOPELESS = 2.0**39  # from here on a float32 has steps of 2^16
 
 
 def flush(x: Tensor) -> Tensor:
@@ -19,12 +23,12 @@ def flush(x: Tensor) -> Tensor:
     return torch.where((magnitude >= SMALLEST) & (magnitude <= LARGEST), x, 0.0)
 
 
-def all_finite(x: Tensor) -> bool:
-    """Whether every number of x is finite and at most 2^100 in magnitude."""
+def all_finite(x: Tensor, *, limit: float = LARGEST) -> bool:
+    """Whether every number of x is finite and at most `limit` in magnitude."""
     if x.numel() == 0:
         return True
     low, high = torch.aminmax(x)
-    return bool((low >= -LARGEST) & (high <= LARGEST))
+    return bool((low >= -limit) & (high <= limit))
 
 
 def top_k(x: Tensor, k: int) -> Tensor:
@@ -53,7 +57,7 @@ def absmax_scale(values: Tensor, qmax: int) -> Tensor:
     if values.shape[1] == 0:
         return values.new_zeros(values.shape[0])
     largest = values.abs().amax(1)
-    return torch.where(largest < ZERO_BLOCK, 0.0, round_up16(largest / float(qmax)))
+    return torch.where(largest < ZERO_BLOCK, 0.0, round_up16(largest / torch.full_like(largest, qmax)))
 
 
 def mean_scale(values: Tensor) -> Tensor:
@@ -63,7 +67,7 @@ def mean_scale(values: Tensor) -> Tensor:
     while total.shape[1] > 1:
         half = total.shape[1] // 2
         total = total[:, :half] + total[:, half:]
-    mean = total[:, 0] / float(max(k, 1))
+    mean = total[:, 0] / torch.full_like(total[:, 0], max(k, 1))
     return torch.where(mean < ZERO_BLOCK, 0.0, round_up16(mean))
 
 
@@ -88,8 +92,14 @@ def to_bf16(values: Tensor) -> Tensor:
 
 
 def to_fp16(values: Tensor) -> Tensor:
-    """int16 bit patterns of the nearest float16 (half to even), clamped to +-65504, -0 made 0."""
-    return _positive_zero(values.clamp(-65504.0, 65504.0).to(torch.float16).view(torch.int16))
+    """int16 bit patterns of the nearest float16 (half to even), -0 made 0; above 65504 it is 32768, from 2^39 on 0.
+
+    What is sent must leave a number without rounding, so that the rest is kept exactly: 32768 does below 2^39.
+    """
+    magnitude = values.abs()
+    beyond = torch.copysign(torch.where(magnitude < FP16_HOPELESS, FP16_BEYOND, 0.0), values)
+    within = torch.where(magnitude <= FP16_MAX, values, beyond)
+    return _positive_zero(within.to(torch.float16).view(torch.int16))
 
 
 def _positive_zero(codes: Tensor) -> Tensor:

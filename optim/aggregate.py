@@ -34,13 +34,13 @@ def total(plan: Plan, sent: Sequence[Values]) -> tuple[Tensor, Tensor | None]:
 def mean(plan: Plan, sent: Sequence[Values]) -> Tensor:
     """The sum over members divided by how many there are."""
     summed, _ = total(plan, sent)
-    return summed / float(len(sent))
+    return summed / torch.full_like(summed, len(sent))
 
 
 def contributors(plan: Plan, sent: Sequence[Values]) -> Tensor:
     """Each coefficient's sum divided by how many members sent it; equal to `mean` for dense codes."""
     summed, count = total(plan, sent)
-    return summed / float(len(sent)) if count is None else summed / count.clamp_(min=1.0)
+    return summed / (torch.full_like(summed, len(sent)) if count is None else count.clamp_(min=1.0))
 
 
 AGGREGATORS: dict[str, Aggregator] = {"mean": mean, "contributors": contributors}

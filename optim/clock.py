@@ -20,11 +20,11 @@ class Clock:
         self.steps += 1
         self.open = True
 
-    def next_round(self) -> None:
-        """Start a new window."""
+    def next_round(self, *, open: bool = False) -> None:
+        """Start a new window; an open one begins with work that the last round did not count."""
         self.round += 1
         self.window = 0
-        self.open = False
+        self.open = open
 
     def export(self) -> dict[str, int]:
         """Plain numbers for a checkpoint."""

@@ -176,13 +176,16 @@ class DiLoCo(Synchronised):
         if outcome is None:
             return None
         assert self._engine is not None and self._group is not None
+        kept = None
         if outcome.updates is not None:
             counted = self._group.rank in outcome.members
-            self._apply(outcome.updates, messages, groups, counted, None if counted or abstain else deltas)
+            if not counted and not abstain and not outcome.all_leaving:
+                kept = deltas
+            self._apply(outcome.updates, messages, groups, counted, kept)
         elif not leaving:
             self._engine.settle(job, outcome)
             return None  # everybody abstained: nothing was averaged, the window goes on
-        self._clock.next_round()
+        self._clock.next_round(open=kept is not None)
         self._engine.settle(job, outcome, [replica.residual for replica in self._replicas])
         return outcome
 
@@ -203,7 +206,10 @@ class DiLoCo(Synchronised):
         counted: bool,
         kept: list[Tensor] | None,
     ) -> None:
-        """Move anchor and weights; `kept` are deltas that did not count, and stay in the local weights for the next round."""
+        """Move anchor and weights; `kept` are deltas that did not count, and stay in the local weights for the next round.
+
+        After the last round nothing is kept: replicas end identical, and the ledger has said whose work did not arrive.
+        """
         moved = []
         for replica, update in zip(self._replicas, updates, strict=True):
             assert replica.anchor is not None

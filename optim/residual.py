@@ -28,7 +28,8 @@ def encode(plan: Plan, residual: Tensor | None, x: Tensor, *, decay: float, gain
     """Add `x` to the residual and encode it; nothing is changed in place, so a failed round leaves no trace.
 
     `x` and `residual` are `(rows, chunk)` float32 in the basis; a residual of None is zero and stays unused (dense codecs).
-    sent + kept equals whole bit for bit for every codec but `sign` (there to an ulp); a vote counts as all of its coefficient.
+    sent + kept equals whole bit for bit for every codec but `sign` (there to an ulp of the row's scale); a vote counts as all of its
+    coefficient.
     """
     whole = x if gain == 1.0 else x * gain
     if residual is not None and decay != 0.0:
@@ -41,5 +42,13 @@ def encode(plan: Plan, residual: Tensor | None, x: Tensor, *, decay: float, gain
 def _subtract(plan: Plan, whole: Tensor, payload: Tensor) -> Tensor:
     sent = plan.values(payload)
     held = whole if sent.index is None else whole.gather(1, sent.index)
-    left = held.masked_fill(sent.values != 0, 0.0) if plan.codec.unitless else held - sent.values
+    left = _after_vote(held, sent.values) if plan.codec.unitless else held - sent.values
     return left if sent.index is None else torch.scatter(whole, 1, sent.index, left)
+
+
+_NEXT = 2.0**-100  # any gradient is larger
+
+
+def _after_vote(held: Tensor, votes: Tensor) -> Tensor:
+    """Who has voted is done. A block of zeros cannot abstain beside others that vote: it takes its vote back in the next round."""
+    return torch.where(votes == 0, held, torch.where(held == 0, votes * -_NEXT, 0.0))

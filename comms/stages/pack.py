@@ -49,7 +49,7 @@ def _scale_nbytes(spec: Spec) -> int:
 
 
 def _sorted_coding(spec: Spec) -> tuple[int, str]:
-    planes = spec.chunk.bit_length() - 1
+    planes = _planes(spec.chunk)
     return min(
         (vector.elias_fano_nbytes(spec.k, spec.chunk), "elias-fano"),
         (vector.packed_nbytes(spec.k * planes, 1), "planes"),
@@ -57,8 +57,13 @@ def _sorted_coding(spec: Spec) -> tuple[int, str]:
     )
 
 
+def _planes(n: int) -> int:
+    """Bits of an index below n."""
+    return (n - 1).bit_length()
+
+
 def _block_planes(spec: Spec) -> int:
-    return spec.block.bit_length() - 1
+    return _planes(spec.block)
 
 
 def _index_nbytes(spec: Spec) -> int:
@@ -74,7 +79,7 @@ def _pack_index(index: Tensor, spec: Spec) -> Tensor:
     if coding == "elias-fano":
         return vector.elias_fano(index, spec.chunk)
     if coding == "planes":
-        return vector.pack_planes(index, spec.chunk.bit_length() - 1)
+        return vector.pack_planes(index, _planes(spec.chunk))
     return vector.bitmap(index, spec.chunk)
 
 
@@ -86,7 +91,7 @@ def _unpack_index(packed: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
     if coding == "elias-fano":
         return vector.unpack_elias_fano(packed, spec.k, spec.chunk)
     if coding == "planes":
-        index, sound = vector.unpack_planes(packed, spec.chunk.bit_length() - 1, spec.k)
+        index, sound = vector.unpack_planes(packed, _planes(spec.chunk), spec.k)
         return index, sound & (index[:, 1:] > index[:, :-1]).all(1)
     bits, padded = vector.unpack_bits(packed, 1, spec.chunk)
     index, sound = vector.set_positions(bits, spec.k)

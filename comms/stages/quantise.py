@@ -146,23 +146,54 @@ class Vote(Stage):
     """One bit, +1 or -1, no scale: sums are whole numbers, so the sign of a sum is the same on every replica.
 
     Only for optimizers that move by a sign. A coefficient that has voted leaves the residual whole (as in Psyche's DisTrO). A row of zeros
-    selects the first places and votes + everywhere: such a record reads as no vote at all, whoever meant it.
+    is sent as the first places with the signs of `_SILENT`, and such a record reads as no vote; that a row of numbers looks so has a chance
+    of 2^-k, and below k = 32 a scale of 0 or 1 says instead whether the row votes.
     """
 
     kind: ClassVar[str] = "quantise"
     unitless: ClassVar[bool] = True
 
     def plan(self, spec: Spec) -> Spec:
-        return replace(spec, bits=1, scale="none")
+        return replace(spec, bits=1, scale="none" if spec.k >= _ENOUGH else "row")
 
     def encode(self, x: Values, spec: Spec) -> Coded:
-        return Coded((x.values < 0).to(torch.uint8), None, x.index)
+        silent = (x.values == 0).all(1)
+        codes = (x.values < 0).to(torch.uint8)
+        if spec.scale == "row":
+            return Coded(codes, (~silent).to(torch.float32), x.index)
+        index = x.index
+        if index is not None:
+            index = torch.where(silent[:, None], _first_places(spec, index), index)
+        return Coded(torch.where(silent[:, None], _silent_signs(spec, codes), codes), None, index)
 
     def decode(self, y: Coded, spec: Spec) -> Read:
-        silent = (y.codes == 0).all(1)
-        if y.index is not None:
-            places = torch.arange(spec.k, device=y.index.device) * (spec.block or 1)
-            silent &= (y.index == places).all(1)
+        sound = _checked(y)
+        if y.scale is not None:
+            silent = y.scale == 0
+            # Of a silent row only one record is sound, as everywhere.
+            canonical = (y.codes == 0).all(1)
+            if y.index is not None:
+                canonical &= (y.index == _first_places(spec, y.index)).all(1)
+            bits = y.scale.view(torch.int32)
+            sound = sound & ((bits == _ONE) | ((bits == 0) & canonical))
+        else:
+            silent = (y.codes == _silent_signs(spec, y.codes)).all(1)
+            if y.index is not None:
+                silent &= (y.index == _first_places(spec, y.index)).all(1)
         votes = (~silent).to(torch.float32)[:, None]
         values = torch.where(y.codes.bool(), -votes, votes)
-        return Read(Values(values, y.index), _checked(y))
+        return Read(Values(values, y.index), sound)
+
+
+_ENOUGH = 32  # signs: that many never look like _SILENT by chance
+_SILENT = 0x9E3779B97F4A7C15  # bit j % 64 is the sign of coefficient j in a row that does not vote (the golden ratio: no pattern)
+_ONE = 0x3F800000  # the bits of 1.0
+
+
+def _silent_signs(spec: Spec, like: Tensor) -> Tensor:
+    return like.new_tensor([_SILENT >> (j % 64) & 1 for j in range(spec.k)])
+
+
+def _first_places(spec: Spec, like: Tensor) -> Tensor:
+    """What selection gives for a row of zeros."""
+    return torch.arange(spec.k, device=like.device) * (spec.block or 1)

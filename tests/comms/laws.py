@@ -38,7 +38,10 @@ def told(exchange: Exchange | None) -> Told | None:
 
 
 def payload_of(rank: int, nbytes: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng([rank, nbytes]).integers(0, 256, nbytes, dtype=np.uint8))
+    """Random bytes that are finite numbers when read as float32."""
+    payload = np.random.default_rng([rank, nbytes]).integers(0, 256, nbytes, dtype=np.uint8)
+    payload[3::4] &= 0x3F
+    return torch.from_numpy(payload)
 
 
 def floats_of(rank: int, n: int) -> np.ndarray:
@@ -70,7 +73,53 @@ def see_sizes(results: list[Any], n: int) -> None:
         assert not exchange.skipped
         assert exchange.payloads == b"".join(payload_of(rank, size).numpy().tobytes() for rank in range(n))
         assert exchange.notes == {rank: (LEAVING, rank + 5, 2**63 + rank) for rank in range(n)}
-        assert exchange.sent == exchange.received == (n - 1) * (HEADER_NBYTES + size)
+        # Each size is new here: members tell it each other first.
+        assert exchange.sent == exchange.received == (n - 1) * (HEADER_NBYTES + 16 + HEADER_NBYTES + size)
+
+
+def do_again(group: Group) -> Any:
+    return [told(begin(group, i, payload_of(group.rank, 10)).wait()) for i in range(3)]
+
+
+def see_again(results: list[Any], n: int) -> None:
+    _, second, third = same(results)
+    assert second.sent == third.sent == (n - 1) * (HEADER_NBYTES + 10)
+
+
+def do_other_sizes(group: Group) -> Any:
+    """Member 0 brings something else than the others, twice; then all bring the same."""
+    odd = group.rank == 0
+    out = []
+    for nbytes, reduce in ((12 if odd else 8, False), (8, odd), (8, False)):
+        pending = begin(group, 0, payload_of(group.rank, nbytes), reduce=reduce)
+        out.append((told(pending.wait()), pending.error))
+    return out
+
+
+def see_other_sizes(results: list[Any], n: int) -> None:
+    for i, words in enumerate(
+        ("member 0 brings 12 bytes, member 1 brings 8 bytes", "member 0 brings 8 bytes to sum, member 1 brings 8 bytes")
+    ):
+        assert all(result[i][0] is None and words in result[i][1] for result in results), [result[i] for result in results]
+    assert same([result[2][0] for result in results]).members == tuple(range(n))
+
+
+def do_not_finite(group: Group) -> Any:
+    mine = torch.ones(8) * (float("nan") if group.rank == 1 else 1.0)
+    pending = begin(group, 0, mine.view(torch.uint8), reduce=True)
+    return told(pending.wait()), pending.error
+
+
+def see_not_finite(results: list[Any], n: int) -> None:
+    """A member that sends NaN to a sum is left out, or the sum fails: it reaches nobody."""
+    for exchange, error in results:
+        if exchange is None:
+            assert error
+        else:
+            assert 1 not in exchange.members
+            assert "NaN" in exchange.skipped[1]
+            assert np.isfinite(np.frombuffer(exchange.payloads, np.float32)).all()
+    same([exchange for exchange, _ in results])
 
 
 def do_in_flight(group: Group) -> Any:
@@ -211,6 +260,9 @@ class Law(NamedTuple):
 
 LAWS = {
     "every_member_gets_every_payload_in_rank_order": Law(do_sizes, see_sizes),
+    "a_size_is_told_only_once": Law(do_again, see_again),
+    "different_sizes_fail_for_all_and_end_nobody": Law(do_other_sizes, see_other_sizes),
+    "nan_in_a_sum_reaches_nobody": Law(do_not_finite, see_not_finite),
     "rounds_in_flight_end_in_order": Law(do_in_flight, see_in_flight),
     "an_abstaining_member_is_skipped": Law(do_abstain, see_abstain),
     "when_all_abstain_nobody_counts": Law(do_all_abstain, see_all_abstain),

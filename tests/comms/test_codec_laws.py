@@ -52,19 +52,54 @@ def test_rows_are_independent(name: str) -> None:
 @pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "sparse", "wide"])
 def test_error_feedback_conserves_mass_bit_for_bit(name: str, kind: str) -> None:
     x = matrix(name, kind)
-    if "fp16" in name:
-        x = x.clamp(-(2.0**28), 2.0**28)  # 65504 at a time: far beyond it, float32 itself cannot hold the difference
     plan = named(name).plan(*x.shape)
     message = residual.encode(plan, None, x, decay=0.0)
     sent = plan.decode(message.payload)
     if "vote" in name:  # a coefficient that has voted is gone, the others are untouched
-        assert torch.equal(message.kept, torch.where(sent != 0, 0.0, x))
+        payback = torch.where(x == 0, sent * -(2.0**-100), 0.0)  # of a vote on nothing
+        assert torch.equal(message.kept, torch.where(sent != 0, payback, x))
         assert bool(((sent == 0) | (sent == x.sign()) | (x == 0)).all())
     elif "sign" in name or name in SIGNED_MEANS:
         ulp = 2.0**-23 * torch.maximum(x.abs(), sent.abs())
         assert bool(((sent + message.kept - x).abs() <= 1.3 * ulp).all())
     else:
         assert torch.equal(sent + message.kept, x)
+
+
+def votes_on(name: str, x: torch.Tensor, rounds: int) -> torch.Tensor:
+    """The sum of all votes when every round brings the same `x`."""
+    plan = named(name).plan(*x.shape)
+    held, total = torch.zeros_like(x), torch.zeros_like(x)
+    for _ in range(rounds):
+        message = residual.encode(plan, held, x, decay=0.999)
+        held = message.kept
+        total += plan.decode(message.payload)
+    return total
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "vote" in name] + ["topk1-vote", "topk31-vote"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("first", [True, False])
+def test_votes_move_both_ways(name: str, sign: float, first: bool) -> None:
+    """Whatever a row looks like, it is not mistaken for one that has nothing to say."""
+    x = torch.zeros(2, named(name).chunk or 4096)
+    x[0] = sign * 0.1
+    x[0, 0] = sign if first else 0.1 * sign
+    total = votes_on(name, x, 40)
+    assert bool((total[0] * sign >= 0).all())
+    assert float(total[0].abs().sum()) > 0
+    assert float(total[0, 0]) * sign > 0
+    assert not bool(total[1].any())
+
+
+def test_a_block_of_zeros_beside_others_takes_its_vote_back() -> None:
+    x = torch.zeros(1, 4096)
+    x[0, 3000] = 1.0
+    for rounds in (10, 11):
+        total = votes_on("blockmax64-vote", x, rounds)[0]
+        assert float(total[3000]) == rounds
+        total[3000] = 0.0
+        assert float(total.abs().max()) == rounds % 2
 
 
 @pytest.mark.parametrize("name", NAMES)

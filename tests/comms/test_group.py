@@ -70,7 +70,7 @@ def test_leaving_twice_is_nothing_and_leaves_no_thread() -> None:
 
 def test_a_late_reader_too_far_behind_is_told_so() -> None:
     a, b = LocalGroup.world(2, timeout_s=0.05)
-    for i in range(20):
+    for i in range(30):
         assert begin(a, i, payload_of(0, 8)).wait() is not None
     behind = begin(b, 0, payload_of(1, 8))
     assert behind.wait() is None
