@@ -20,6 +20,8 @@ from datetime import timedelta
 
 from torch.distributed import DistStoreError, Store
 
+from thinwire.comms.rounds import LATE
+
 COMMIT, RETRY, FAIL = "c", "r", "f"
 _GONE = "gone"
 _FOREVER = timedelta(days=1)
@@ -108,7 +110,7 @@ class Arbiter:
         late = [m for m in alive if int(said[m] or 0) <= bell.seq]
         proposal = json.dumps([alive, [[m, why] for m, why in gone.items()], late], separators=(",", ":"))
         alive, gone_pairs, late = json.loads(self.store.compare_set(f"{self.generation}/m", "", proposal))
-        return Census(tuple(alive), {m: why for m, why in gone_pairs}, dict.fromkeys(late, "is alive, but had not begun this exchange"))
+        return Census(tuple(alive), {m: why for m, why in gone_pairs}, dict.fromkeys(late, LATE))
 
     def tidy(self, seq: int) -> None:
         """Forget exchange `seq`, which everybody has read."""

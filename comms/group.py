@@ -57,11 +57,15 @@ class Description:
 
 
 class Waiting(Generic[T]):
-    """Something under way in the group; `error` and `missing` say afterwards why it failed and who was not there."""
+    """Something under way in the group; `error` and `missing` say afterwards why it failed and who was not there.
+
+    `sent_nbytes` and `received_nbytes` are what it handed to the transport and got from it, with headers and failed attempts.
+    """
 
     def __init__(self, group: "Group") -> None:
         self.error: str | None = None
         self.missing: dict[int, str] = {}
+        self.sent_nbytes = self.received_nbytes = 0
         self._group = group
         self._result: T | None = None
         self._lock = threading.Lock()
@@ -150,6 +154,7 @@ class Group(ABC):
     - `rank`: this member's id; `members`: ids of all that take part, ascending, as of the last finished exchange.
     - `error`: why this member takes no part any more, or None. Every later `start` then fails at once.
     - `timeout_s`: deadline of one exchange, or None to learn it.
+    - `sent_nbytes`, `received_nbytes`: all that was handed to the transport and came from it so far.
     """
 
     trust = "lan"
@@ -162,6 +167,7 @@ class Group(ABC):
         self._missing: dict[int, str] = {}
         self._patience = Patience(timeout_s)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.sent_nbytes = self.received_nbytes = 0
         self._started = 0
         self._agreed: set[tuple[int, bool]] = set()  # uses that all members are known to share
         self._limit: float | None = None  # when the exchange under way must be over (monotonic), None between exchanges
@@ -251,6 +257,11 @@ class Group(ABC):
     def _tidy(self, job: Job) -> None:  # noqa: B027  (nothing to do is the usual case)
         """Clean up after a settled job, when nobody waits any more."""
 
+    def _count(self, nbytes: int, others: int) -> None:
+        """A move sends `nbytes` to each of so many others and gets the same from each."""
+        self.sent_nbytes += nbytes * others
+        self.received_nbytes += nbytes * others
+
     def _post(self, message: Tensor) -> Tensor:
         """Every outgoing frame passes here: where tests and attack tools spoil them."""
         return message
@@ -273,7 +284,10 @@ class Group(ABC):
 
     def _run_jobs(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job.pending._resolve(self._run_job(job))
+            sent, received = self.sent_nbytes, self.received_nbytes
+            outcome = self._run_job(job)
+            job.pending.sent_nbytes, job.pending.received_nbytes = self.sent_nbytes - sent, self.received_nbytes - received
+            job.pending._resolve(outcome)
             self._limit = None
             try:
                 self._tidy(job)

@@ -90,7 +90,9 @@ class _LocalLink:
         return self.group.rank
 
     def all_gather(self, message: Tensor) -> Arrivals:
-        return self.move(self.group._post(message))
+        arrivals = self.move(self.group._post(message))
+        self.group._count(message.numel(), len(arrivals) - 1)
+        return arrivals
 
     def move(self, message: Tensor) -> Arrivals:
         """An all-gather that tests cannot spoil."""

@@ -28,6 +28,7 @@ from thinwire.comms.wire import (
 )
 from thinwire.kernels.vector import LARGEST, all_finite
 
+LATE = "is alive, but had not begun this exchange"
 MAX_BLOB_NBYTES = 64 << 20  # of control data from one member: hashes and settings, never weights
 _CONTROL_PLAN = 0x7468696E77697265  # "thinwire": control frames belong to no model
 _CONTROL = 0xFFFFFFFE  # fragment number of their sizes; the data follow as the next one

@@ -83,6 +83,7 @@ class _TorchLink:
         moves, n = self.generation.moves, len(self.members)
         if moves is None or self.generation.over.is_set():
             raise TransportError(self.generation.reason or "the group is forming anew")
+        self.group._count(nbytes, n - 1)
         out = torch.empty(n * nbytes, dtype=torch.uint8, device=moves.device)
         try:
             work = getattr(moves, kind)(out, flat.to(moves.device), max(self.deadline - time.monotonic(), 0.01))

@@ -55,6 +55,7 @@ def explain(group: Group, states: Mapping[int, int], names: Sequence[str], tenso
     """Which members differ from the majority and in which tensor first; every member calls this with its own tensors."""
     told = _tell(group, [f"{name} {tensor_hash(tensor):016x}" for name, tensor in zip(names, tensors, strict=True)])
     counts = list(states.values())
+    majority = max(map(counts.count, counts)) * 2 > len(counts)
     agreed = max(dict.fromkeys(counts), key=counts.count)
     odd = [member for member, state in states.items() if state != agreed]
     where = "a tensor that could not be named, as the network failed too"
@@ -62,6 +63,11 @@ def explain(group: Group, states: Mapping[int, int], names: Sequence[str], tenso
         good = next(member for member, state in states.items() if state == agreed)
         difference = _first_difference(told[good], told[odd[0]])
         where = difference[0].rsplit(" ", 1)[0] if difference else "nothing that is still different"
+    if not majority:
+        return DivergenceError(
+            f"replicas are not identical, first in {where}: members {', '.join(map(str, states))} cannot tell which of them is right, as "
+            "none has a majority. Weights were changed outside thinwire, or memory is faulty: restart all from one checkpoint"
+        )
     who = f"member {odd[0]} differs" if len(odd) == 1 else f"members {', '.join(map(str, odd))} differ"
     return DivergenceError(
         f"replicas are not identical: {who} from the others, first in {where}. Its weights were changed outside thinwire, or its "

@@ -1,7 +1,9 @@
 """What every optimizer of this package shares: its group, clock, ledger and checkpoint; a method adds only its own `_round`."""
 
 import logging
+import operator
 import os
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,7 @@ from thinwire.comms import wire
 from thinwire.comms.codec import Codec
 from thinwire.comms.group import Group, Pending
 from thinwire.comms.recipes import codec as named_codec
+from thinwire.comms.rounds import LATE
 from thinwire.comms.wire import RoundKey
 from thinwire.optim import agree
 from thinwire.optim.aggregate import Aggregator, aggregator
@@ -47,10 +50,13 @@ class Synchronised(Optimizer):
         log: str | Path | None,
         verify_every: int,
     ) -> None:
+        if on_round is not None and not callable(on_round):
+            raise TypeError(f"on_round is {on_round!r}; give a function of a RoundInfo, or None")
+        if group is not None and not isinstance(group, Group | torch.distributed.ProcessGroup) and not hasattr(group, "get_group"):
+            raise TypeError(f"group is {group!r}; give a Group, a ProcessGroup, a DeviceMesh, or None for the torchrun environment")
         if initial not in ("equal", "member0"):
             raise ValueError(f"initial is {initial!r}; choose 'equal' (checked) or 'member0' (its weights are taken)")
-        if not isinstance(verify_every, int) or verify_every < 1:
-            raise ValueError(f"verify_every is {verify_every!r}; choose a positive number of rounds")
+        verify_every = positive("verify_every", verify_every)
         self._codec = named_codec(codec)
         self._aggregate = aggregator(aggregate or ("contributors" if self._codec.sparse else "mean"))
         self._given_group, self._initial, self._verify_every = group, initial, verify_every
@@ -59,7 +65,10 @@ class Synchronised(Optimizer):
         self._replicas: list[Replica] = []
         self._engine: Engine | None = None
         self._group: Group | None = None
-        self._begun = self._closed = False
+        self._begun = self._closed = self._refused = self._warned_alone = False
+        for name, p in self._named_parameters():
+            if p.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+                raise TypeError(f"{name} is {p.dtype}; members exchange float32: convert the model to float32, bfloat16 or float16")
 
     # -- what a user sees ------------------------------------------------------------------------------------------------------
 
@@ -82,28 +91,37 @@ class Synchronised(Optimizer):
         """Totals of the ledger."""
         return self._ledger.stats()
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 600.0) -> None:
         """Announce leaving, flush the last partial window, and answer the others until everybody leaves: replicas end identical.
 
-        Never raises because of the network; a second call does nothing.
+        Members that are alive but behind are waited for, at most `timeout_s`. Never raises because of the network; a second call does
+        nothing.
         """
         if self._closed:
             return
-        if self._begin():
-            failures = 0
-            while failures < 2:  # every round ends at its deadline, and a group that lost a member re-forms once
-                outcome = self._sync(leaving=True)
-                if outcome is not None and outcome.all_leaving:
-                    break
-                failures += outcome is None
+        failures, give_up = 0, time.monotonic() + timeout_s
+        while not self._refused and failures < 2 and time.monotonic() < give_up:
+            if not self._begin() or self._is_alone():
+                break
+            outcome = self._sync(leaving=True)
+            if outcome is not None and outcome.all_leaving:
+                break
+            # Every round ends at its deadline, and a group that lost a member forms anew once.
+            last = self._ledger.stats().last
+            failures += outcome is None and not (last and LATE in last.missing.values())
         self._leave()
 
     def __enter__(self: S) -> S:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+            return
         # After an error in the training loop there is nothing worth flushing, and the others must not wait for us.
-        self.close() if kind is None else self._leave()
+        self._leave()
+        if self._group is not None:
+            self._group.leave()
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state with ours merged in: `thinwire.*` tensors a parameter, `thinwire.*` numbers a group.
@@ -118,8 +136,10 @@ class Synchronised(Optimizer):
         index = 0
         for group, replica in zip(saved["param_groups"], self._replicas, strict=True):
             group.update({PREFIX + name: value for name, value in self._clock.export().items()})
+            group[PREFIX + "codec"] = repr(self._codec)
             for tensors in replica.export():
-                saved["state"].setdefault(index, {}).update(tensors)
+                # A new dict: what the inner optimizer gives are its live ones.
+                saved["state"][index] = saved["state"].get(index, {}) | tensors
                 index += 1
         for post in self._optimizer_state_dict_post_hooks.values():
             saved = post(self, saved) or saved
@@ -133,6 +153,8 @@ class Synchronised(Optimizer):
         for pre in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre(self, state_dict) or state_dict
         ours, clean = _split(state_dict)
+        if clean["state"] and not any(ours.values()):
+            log.warning("the checkpoint holds no state of thinwire (a plain optimizer's?): a new run starts from its weights")
         self._inner_load_state_dict(clean)
         self._lay_out()
         self._clock.restore(_numbers(state_dict))
@@ -140,7 +162,7 @@ class Synchronised(Optimizer):
         # As in torch, saved parameters are matched by their order in the groups: their keys may be indices or names.
         for replica, group, names in zip(self._replicas, self.param_groups, _saved_names(state_dict), strict=True):
             saved = [ours.get(name, {}) for name in names]
-            unfit = replica.restore(saved)
+            unfit = replica.restore(saved, same_codec=_numbers(state_dict).get("codec") == repr(self._codec))
             if unfit and any(saved):
                 log.warning("checkpoint of other settings: %s starts anew", ", ".join(unfit))
             if "anchor" in unfit:
@@ -153,6 +175,8 @@ class Synchronised(Optimizer):
         state = self.__dict__.copy()
         for name in ("step", "_engine", "_group", "_given_group", "_ledger"):
             state.pop(name, None)
+        for name in [name for name in state if name.startswith("_optimizer_") and name.endswith("_hooks")]:
+            del state[name]  # as torch's own
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -175,6 +199,11 @@ class Synchronised(Optimizer):
                         f"the shapes of parameter group {i} changed after training began; add parameters with add_param_group"
                     )
                 continue
+            frozen = sum(p.numel() for p in group["params"] if not p.requires_grad)
+            if frozen:
+                everything = sum(p.numel() for p in group["params"])
+                log.warning("%d of %d numbers of parameter group %d are frozen and exchanged all the same: leave them out of the optimizer",
+                            frozen, everything, i)  # fmt: skip
             self._replicas.append(self._new_replica(group["params"]))
             self._begun = False
 
@@ -187,14 +216,24 @@ class Synchronised(Optimizer):
             self._group = resolve(self._given_group)
         if self._group is None or len(self._group.members) < 2:
             return False
+        if self._refused or self._group.error is not None:
+            return self._begun
         refuse_ddp(self._group, [p for group in self.param_groups for p in group["params"]])
         lines = [f"{name} = {value!r}" for name, value in self._plan_settings().items()] + list(self._tensor_lines())
         self._engine = Engine(self._group, self._aggregate, self._ledger, agree.plan_id(lines))
-        fresh = self._clock.round == 0 and self._initial == "member0" and not self._clock.open
+        fresh = self._initial == "member0" and not self._clock.met
         values = [] if fresh else [f"initial value of {n}: {agree.tensor_hash(t):016x}" for n, t in self._shared_tensors()]
-        if not agree.agree(self._group, lines + values) or (fresh and not self._take_member0()):
+        sent, received = self._group.sent_nbytes, self._group.received_nbytes
+        try:
+            met = agree.agree(self._group, lines + values) and (not fresh or self._take_member0())
+        except agree.ConfigError:
+            self._refused = True
+            raise
+        finally:
+            self._ledger.carry(self._group.sent_nbytes - sent, self._group.received_nbytes - received)
+        if not met:
             return False
-        self._begun = True
+        self._begun = self._clock.met = True
         self._engine.watch.lap(None)
         return True
 
@@ -215,7 +254,7 @@ class Synchronised(Optimizer):
 
     def _named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         for i, group in enumerate(self.param_groups):
-            names = group.get("param_names") or [f"{j} of group {i}" for j in range(len(group["params"]))]
+            names = group.get("param_names") or [f"parameter {j} of group {i}" for j in range(len(group["params"]))]
             yield from zip(names, group["params"], strict=True)
 
     def _take_member0(self) -> bool:
@@ -238,7 +277,9 @@ class Synchronised(Optimizer):
     @torch.no_grad()
     def _sync(self, *, leaving: bool = False) -> Outcome | None:
         """Run one round to its end; None when it failed for everybody."""
-        assert self._engine is not None
+        assert self._engine is not None and self._group is not None
+        if self._clock.round == 0:  # frameworks may have wrapped the model after the first step
+            refuse_ddp(self._group, [p for group in self.param_groups for p in group["params"]])
         self._engine.watch.lap("compute")
         steps = self._round(leaving=leaving)
         try:
@@ -264,6 +305,16 @@ class Synchronised(Optimizer):
         if self._clock.round % self._verify_every:
             return 0
         return agree.plan_id([f"{agree.tensor_hash(tensor):016x}" for _, tensor in self._shared_tensors()])
+
+    def _is_alone(self) -> bool:
+        """Whether there is nobody to exchange with, now and later; that a group has ended is said once."""
+        if self._group is None:
+            return True
+        ended = "this optimizer was closed" if self._closed else self._group.error if self._begun else None
+        if ended and not self._warned_alone:
+            self._warned_alone = True
+            log.warning("training goes on alone: %s", ended)
+        return ended is not None or len(self._group.members) < 2
 
     def _leave(self) -> None:
         self._closed = True
@@ -292,7 +343,18 @@ class Synchronised(Optimizer):
         raise TypeError(f"{type(self).__name__} defines no _inner_load_state_dict")
 
 
-ALONE = "alone"  # the group of a copied optimizer
+ALONE = object()  # the group of a copied optimizer
+
+
+def positive(name: str, value: int) -> int:
+    """`value` as an int; raises `ValueError` when it is no positive whole number."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; choose a positive whole number")
+    return number
 
 
 def resolve(group: Any) -> Group | None:
@@ -301,7 +363,7 @@ def resolve(group: Any) -> Group | None:
 
     if group is None:
         return TorchGroup.from_env() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
-    if isinstance(group, str) and group == ALONE:
+    if group is ALONE:
         return None
     if isinstance(group, Group):
         return group
@@ -324,7 +386,7 @@ def refuse_ddp(group: Group, params: list[Tensor]) -> None:
     ours = {id(p) for p in params}
     members = set(getattr(group, "global_ranks", None) or group.members)
     for wrapped in gc.get_objects():
-        if type(wrapped) is not DistributedDataParallel or not any(id(p) in ours for p in wrapped.parameters()):
+        if DistributedDataParallel not in type(wrapped).__mro__ or not any(id(p) in ours for p in wrapped.parameters()):
             continue
         ranks = torch.distributed.get_process_group_ranks(wrapped.process_group)
         if len(members.intersection(ranks)) > 1:

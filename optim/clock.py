@@ -7,18 +7,24 @@ from dataclasses import dataclass
 @dataclass
 class Clock:
     """`round` is agreed by the group; `window` counts steps since the last round, `steps` all of this member's; `open` says that work
-    was done from the anchor."""
+    was done from the anchor; `met` that members have compared what they start from."""
 
     round: int = 0
     window: int = 0
     steps: int = 0
     open: bool = False
+    met: bool = False
 
     def tick(self) -> None:
         """Count one step."""
         self.window += 1
         self.steps += 1
         self.open = True
+
+    def forget_window(self) -> None:
+        """Start a new window without a round: there is nobody to agree with, or nothing worth keeping."""
+        self.window = 0
+        self.open = False
 
     def next_round(self, *, open: bool = False) -> None:
         """Start a new window; an open one begins with work that the last round did not count."""
@@ -28,9 +34,10 @@ class Clock:
 
     def export(self) -> dict[str, int]:
         """Plain numbers for a checkpoint."""
-        return {"round": self.round, "window": self.window, "steps": self.steps, "open": int(self.open)}
+        return {"round": self.round, "window": self.window, "steps": self.steps, "open": int(self.open), "met": int(self.met)}
 
     def restore(self, saved: Mapping[str, int]) -> None:
         """Set from `export`; what is missing starts at zero."""
         self.round, self.window, self.steps = (int(saved.get(name, 0)) for name in ("round", "window", "steps"))
         self.open = bool(saved.get("open", 0))
+        self.met = bool(saved.get("met", 0))

@@ -1,5 +1,7 @@
 """DeMo: an exchange every step, of what stands out in a momentum that is never synchronised (arXiv:2411.19870)."""
 
+import logging
+import struct
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,13 @@ from thinwire.kernels.vector import all_finite
 from thinwire.optim import residual
 from thinwire.optim.aggregate import Aggregator
 from thinwire.optim.base import OnRound, Synchronised
-from thinwire.optim.engine import Job, Outcome, norm
+from thinwire.optim.engine import IDLE, Job, Outcome, norm
 from thinwire.optim.fragment import local
 from thinwire.optim.replica import Replica
+
+log = logging.getLogger("thinwire")
+
+_STEP = struct.Struct("<dd")  # learning rate and weight decay of a group
 
 
 class DeMo(Synchronised):
@@ -57,11 +63,11 @@ class DeMo(Synchronised):
         log: str | Path | None = None,
         verify_every: int = 50,
     ) -> None:
-        if not 0 <= lr:
+        if not 0 <= lr < float("inf"):
             raise ValueError(f"lr is {lr}; choose a number >= 0")
         if not 0 <= decay <= 1:
             raise ValueError(f"decay is {decay}; choose 0 (gradients only) to 1 (nothing is forgotten)")
-        if not 0 <= weight_decay:
+        if not 0 <= weight_decay < float("inf"):
             raise ValueError(f"weight_decay is {weight_decay}; choose a number >= 0")
         Optimizer.__init__(self, params, {"lr": lr, "weight_decay": weight_decay})
         self._set_up(codec=codec, group=group, aggregate=aggregate, initial=initial, on_round=on_round, log=log, verify_every=verify_every)
@@ -81,16 +87,19 @@ class DeMo(Synchronised):
             return loss
         begun = self._begin()
         self._clock.tick()
-        if begun:
-            self._sync()
-        elif self._group is None:
+        self.state[self.param_groups[0]["params"][0]] = {}  # to torch.distributed.checkpoint an empty state means: take a step first
+        if self._is_alone():
             self._step_alone()
+        elif begun:
+            self._sync()
+        else:
+            self._hold()
         return loss
 
     def _round(self, *, leaving: bool) -> Generator[Pending, None, Outcome | None]:
         assert self._group is not None and self._engine is not None
         gradients = [_gradient(group["params"]) for group in self.param_groups]
-        abstain = "idle" if leaving else None
+        abstain = IDLE if leaving else None
         if not all(all_finite(gradient) for gradient in gradients):
             abstain = "NaN, Inf or numbers above 2^100 in the gradient"
         messages = [
@@ -106,6 +115,8 @@ class DeMo(Synchronised):
             leaving=leaving,
             state=self._state_hash(),
             delta_norm=norm(gradients),
+            said=self._step_size(),
+            sound=_can_step,
         )
         outcome = yield from self._exchange(job)
         counted = outcome is not None and self._group.rank in outcome.members
@@ -116,8 +127,8 @@ class DeMo(Synchronised):
         if outcome is None:
             return None
         if outcome.updates is not None:
-            self._move(outcome.updates)
-        if outcome.updates is not None or leaving:
+            self._move(outcome.updates, outcome.said)
+        if outcome.updates is not None or outcome.all_leaving:
             self._clock.next_round()
         self._engine.settle(job, outcome, [replica.residual for replica in self._replicas])
         return outcome
@@ -127,15 +138,30 @@ class DeMo(Synchronised):
         x = plan.forward(replica.fragment.matrix(gradient))
         return residual.encode(plan, replica.residual, x, decay=self._decay)
 
-    def _move(self, updates: list[Tensor]) -> None:
-        for replica, update, group in zip(self._replicas, updates, self.param_groups, strict=True):
+    def _move(self, updates: list[Tensor], said: bytes) -> None:
+        """Take the step that all members take: learning rate and weight decay are those of the lowest member that counts.
+
+        A scheduler that is a step ahead on one member must not make replicas differ.
+        """
+        for replica, update, group, (lr, decay) in zip(self._replicas, updates, self.param_groups, _STEP.iter_unpack(said), strict=True):
             flat = replica.fragment.flat(replica.fragment.plan.inverse(update))
             direction = flat.sign() if self._sign else flat
-            for step, param in zip(replica.fragment.split(direction * group["lr"]), group["params"], strict=True):
+            for step, param in zip(replica.fragment.split(direction * lr), group["params"], strict=True):
                 weight = local(param)
-                if group["weight_decay"]:
-                    weight.mul_(1.0 - group["lr"] * group["weight_decay"])
+                if decay:
+                    weight.mul_(1.0 - lr * decay)
                 weight.sub_(step)
+
+    def _step_size(self) -> bytes:
+        return b"".join(_STEP.pack(group["lr"], group["weight_decay"]) for group in self.param_groups)
+
+    def _hold(self) -> None:
+        """Members could not meet: the gradient waits in the residual."""
+        for replica, group in zip(self._replicas, self.param_groups, strict=True):
+            gradient = _gradient(group["params"])
+            if all_finite(gradient):
+                assert replica.residual is not None
+                replica.residual.copy_(self._message(replica, gradient).whole)
 
     def _step_alone(self) -> None:
         """Without a group the same method runs on its own payload, so that one process behaves like a member."""
@@ -143,13 +169,14 @@ class DeMo(Synchronised):
         for replica, group in zip(self._replicas, self.param_groups, strict=True):
             gradient = _gradient(group["params"])
             if not all_finite(gradient):
+                log.warning("the gradient holds NaN, Inf or numbers above 2^100: no step is taken")
                 return
             message = self._message(replica, gradient)
             assert replica.residual is not None
             replica.residual.copy_(message.kept)
             plan = replica.fragment.plan
             updates.append(self._aggregate(plan, [plan.values(message.payload)]))
-        self._move(updates)
+        self._move(updates, self._step_size())
         self._clock.next_round()
 
     def _allocating(self) -> bool:
@@ -161,7 +188,8 @@ class DeMo(Synchronised):
     # -- what the base asks ----------------------------------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, object]:
-        return {"decay": self._decay, "sign": self._sign}
+        steps = [(float(group["lr"]), float(group["weight_decay"])) for group in self.param_groups]
+        return {"decay": self._decay, "sign": self._sign, "lr and weight_decay of each group": steps}
 
     def _new_replica(self, params: list[Tensor]) -> Replica:
         return Replica(params, self._codec, anchor=False, momentum=False, residual=True)
@@ -188,5 +216,14 @@ class DeMo(Synchronised):
 
 def _gradient(params: list[Tensor]) -> Tensor:
     """The gradients end to end, `(numel,)` float32; zero where there is none."""
-    parts = [torch.zeros_like(local(p)) if p.grad is None else local(p.grad).detach() for p in params]
-    return torch.cat([part.reshape(-1).to(torch.float32) for part in parts]) if parts else torch.zeros(0)
+    parts = [torch.zeros_like(local(p)) if p.grad is None else _dense(local(p.grad)) for p in params]
+    return torch.cat([part.detach().reshape(-1).to(torch.float32) for part in parts]) if parts else torch.zeros(0, dtype=torch.float32)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def _can_step(said: bytes) -> bool:
+    """Whether every learning rate and weight decay is a number that this optimizer takes."""
+    return all(0 <= value < float("inf") for step in _STEP.iter_unpack(said) for value in step)

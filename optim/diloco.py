@@ -1,5 +1,6 @@
 """DiLoCo: many local steps, then one compressed exchange of what they changed (arXiv:2311.08105)."""
 
+import logging
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from thinwire.comms.group import Pending
 from thinwire.kernels.vector import all_finite
 from thinwire.optim import residual
 from thinwire.optim.aggregate import Aggregator
-from thinwire.optim.base import OnRound, Synchronised
-from thinwire.optim.engine import Job, Outcome, norm
+from thinwire.optim.base import OnRound, Synchronised, positive
+from thinwire.optim.engine import IDLE, Job, Outcome, norm
+from thinwire.optim.fragment import local
 from thinwire.optim.outer import SGD, OuterRule
 from thinwire.optim.replica import Replica
+
+log = logging.getLogger("thinwire")
 
 DENSE_OUTER = SGD(lr=0.7, momentum=0.9, nesterov=True)
 SPARSE_OUTER = SGD(lr=1.0)
@@ -76,14 +80,12 @@ class DiLoCo(Synchronised):
             raise TypeError(f"DiLoCo wraps a torch.optim.Optimizer, got {type(inner).__name__}; construct the inner optimizer first")
         if isinstance(inner, Synchronised):
             raise TypeError(f"DiLoCo got a {type(inner).__name__}, which already exchanges updates; wrap a plain torch optimizer")
-        if not isinstance(sync_every, int) or sync_every < 1:
-            raise ValueError(f"sync_every is {sync_every!r}; choose a positive number of steps")
         self._inner = inner
         Optimizer.__setstate__(self, {})
         self._set_up(codec=codec, group=group, aggregate=aggregate, initial=initial, on_round=on_round, log=log, verify_every=verify_every)
         if self._codec.unitless:
             raise ValueError(f"{self._codec} sends votes, which say no size; DiLoCo needs one: choose sign or int values")
-        self._sync_every = sync_every
+        self._sync_every = positive("sync_every", sync_every)
         self._outer = _outer_rule(self._codec, outer_lr, outer_momentum, nesterov, outer)
         if decay is None:
             decay = SPARSE_DECAY if self._codec.sparse else DENSE_DECAY
@@ -137,8 +139,16 @@ class DiLoCo(Synchronised):
         self._open_window()
         loss = self._inner.step(closure) if closure is not None else self._inner.step()
         self._clock.tick()
-        if self._clock.window % self._sync_every == 0 and self._begin():
-            self._sync()
+        if not self._inner.state:  # torch.distributed.checkpoint takes a step with an optimizer whose state is empty
+            for group in self.param_groups:
+                for p in group["params"]:
+                    self._inner.state[p] = {}
+        if self._clock.window % self._sync_every == 0:
+            if self._begin():
+                self._is_alone()
+                self._sync()
+            elif self._is_alone():
+                self._clock.forget_window()  # alone every step is agreed: whoever joins later starts from here
         return loss
 
     # -- a window --------------------------------------------------------------------------------------------------------------
@@ -182,10 +192,10 @@ class DiLoCo(Synchronised):
             if not counted and not abstain and not outcome.all_leaving:
                 kept = deltas
             self._apply(outcome.updates, messages, groups, counted, kept)
-        elif not leaving:
-            self._engine.settle(job, outcome)
-            return None  # everybody abstained: nothing was averaged, the window goes on
-        self._clock.next_round(open=kept is not None)
+        if abstain and abstain != IDLE:
+            self._recover(groups)
+        if outcome.updates is not None or outcome.all_leaving:  # else everybody abstained, and the round is held again
+            self._clock.next_round(open=kept is not None)
         self._engine.settle(job, outcome, [replica.residual for replica in self._replicas])
         return outcome
 
@@ -196,7 +206,18 @@ class DiLoCo(Synchronised):
     def _why_abstain(self, deltas: list[Tensor], leaving: bool) -> str | None:
         if not all(all_finite(delta) for delta in deltas):
             return "NaN, Inf or numbers above 2^100 in the pseudo-gradient"
-        return "idle" if leaving and not self._clock.open else None
+        return IDLE if leaving and not self._clock.open else None
+
+    def _recover(self, groups: list[list[Tensor]]) -> None:
+        """After NaN: the weights are the agreed ones again, and moments that hold NaN would spoil them at the next step."""
+        for replica, params in zip(self._replicas, groups, strict=True):
+            replica.put_anchor(params)
+            for p in params:
+                held = [value for value in self._inner.state.get(p, {}).values() if isinstance(value, Tensor)]
+                if not all(all_finite(local(value).detach()) for value in held):
+                    self._inner.state[p] = {}
+                    log.warning("state of the inner optimizer was not finite for a parameter of shape %s: it starts anew", tuple(p.shape))
+        self._clock.forget_window()
 
     def _apply(
         self,
@@ -217,7 +238,10 @@ class DiLoCo(Synchronised):
             if isinstance(self._outer, SGD):
                 moved.append(self._outer(replica.anchor, flat, replica.momentum))
             else:
-                moved.append((self._outer(replica.anchor, flat, self._clock.round), replica.momentum))
+                anchor = self._outer(replica.anchor, flat, self._clock.round)
+                if anchor.shape != replica.anchor.shape:
+                    raise ValueError(f"outer returned {tuple(anchor.shape)}; the new anchor has the anchor's {tuple(replica.anchor.shape)}")
+                moved.append((anchor, replica.momentum))
         for i, (replica, (anchor, momentum)) in enumerate(zip(self._replicas, moved, strict=True)):
             assert replica.anchor is not None
             replica.anchor.copy_(anchor)
@@ -257,6 +281,8 @@ class DiLoCo(Synchronised):
 
 def _outer_rule(codec: Codec, lr: float | None, momentum: float | None, nesterov: bool | None, outer: OuterRule | None) -> SGD | OuterRule:
     if outer is not None:
+        if not callable(outer):
+            raise TypeError(f"outer is {outer!r}; give a function outer(anchor, update, round) -> anchor")
         if (lr, momentum, nesterov) != (None, None, None):
             raise ValueError("give either outer= or outer_lr / outer_momentum / nesterov, not both")
         return outer

@@ -4,7 +4,7 @@ A round is a generator that yields while its exchange is under way, so that over
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -14,10 +14,12 @@ from torch import Tensor
 from thinwire.comms.codec import Values
 from thinwire.comms.group import Exchange, Group, Note, Pending
 from thinwire.comms.wire import ABSTAIN, LEAVING, RoundKey
-from thinwire.optim.aggregate import Aggregator
+from thinwire.optim.aggregate import Aggregator, contributors, mean
 from thinwire.optim.fragment import Fragment
 from thinwire.optim.ledger import PHASES, Ledger, RoundInfo
 from thinwire.optim.residual import Message
+
+IDLE = "idle"  # why a member abstains that only waits for the others
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Job:
     leaving: bool = False
     state: int = 0  # hash of what replicas share, 0 when this round does not verify
     delta_norm: float = 0.0
+    said: bytes = b""  # what every member says beside its payload, the same length for all
+    sound: Callable[[bytes], bool] = bool  # whether a member can have said that
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Outcome:
     members: tuple[int, ...]  # whose payloads are in the updates
     rejected: dict[int, str]
     all_leaving: bool
+    said: bytes = b""  # of the lowest member whose payload counts
 
 
 class Stopwatch:
@@ -80,8 +85,10 @@ class Engine:
 
         A failed round is already in the ledger; `settle` records the others once their update is applied.
         """
-        reduce = all(fragment.plan.codec.summable for fragment in job.fragments)
-        payload = torch.cat([message.payload for message in job.messages]).cpu()
+        # Sums on the way are means: an aggregator of the user's own has to see every payload.
+        reduce = not job.said and self.aggregate in (mean, contributors) and all(f.plan.codec.summable for f in job.fragments)
+        said = torch.frombuffer(bytearray(job.said), dtype=torch.uint8) if job.said else torch.empty(0, dtype=torch.uint8)
+        payload = torch.cat([*(message.payload.cpu() for message in job.messages), said])
         flags = (ABSTAIN if job.abstain else 0) | (LEAVING if job.leaving else 0)
         self.watch.lap("encode")
         note = Note(flags, job.steps, job.state)
@@ -89,6 +96,7 @@ class Engine:
         yield pending
         exchange = pending.wait()
         self.watch.lap("exchange")
+        self.ledger.carry(pending.sent_nbytes, pending.received_nbytes)
         if exchange is None:
             self._record(job, None, pending.error or "the exchange failed", missing=dict(pending.missing))
             return None
@@ -99,19 +107,23 @@ class Engine:
     def settle(self, job: Job, outcome: Outcome, residuals: Sequence[Tensor | None] = ()) -> None:
         """Record a round whose update has been applied (or that had none)."""
         self.watch.lap("apply")
-        error = None if outcome.members or (job.leaving and outcome.all_leaving) else f"no payload counts: {outcome.rejected}"
+        idle = job.leaving and outcome.all_leaving and not outcome.rejected
+        error = None if outcome.members or idle else f"no payload counts: {outcome.rejected}"
         self._record(job, outcome, error, residual_norm=norm([r for r in residuals if r is not None]))
 
     def _decode(self, job: Job, exchange: Exchange) -> Outcome:
-        sizes = [fragment.plan.nbytes for fragment in job.fragments]
+        sizes = [*(fragment.plan.nbytes for fragment in job.fragments), len(job.said)]
         sent: dict[int, list[Values]] = {}
+        said = b""
         rejected = _rejected(exchange)
         for member, payload in zip(exchange.members, exchange.payloads, strict=True):
             read = [
                 fragment.plan.read(part.to(message.kept.device))
-                for fragment, part, message in zip(job.fragments, payload.split(sizes), job.messages, strict=True)
+                for fragment, part, message in zip(job.fragments, payload.split(sizes), job.messages, strict=False)
             ]
-            if all(bool(sound.all()) for _, sound in read):
+            told = payload[payload.numel() - len(job.said) :].numpy().tobytes()
+            if all(bool(sound.all()) for _, sound in read) and (not told or job.sound(told)):
+                said = said or told
                 sent[member] = [values for values, _ in read]
             else:
                 rejected[member] = "payload: a row that no encoder of this plan can have made"
@@ -119,19 +131,23 @@ class Engine:
         if sent:
             plans = [fragment.plan for fragment in job.fragments]
             updates = [self.aggregate(plan, [values[i] for values in sent.values()]) for i, plan in enumerate(plans)]
-        return Outcome(exchange, updates, tuple(sent), rejected, _all_leaving(exchange))
+        return Outcome(exchange, updates, tuple(sent), rejected, self._all_leaving(exchange), said)
 
     def _sum(self, job: Job, exchange: Exchange) -> Outcome:
         """The group has added the payloads in member order: only the division is left."""
         if not exchange.members:
-            return Outcome(exchange, None, (), _rejected(exchange), _all_leaving(exchange))
+            return Outcome(exchange, None, (), _rejected(exchange), self._all_leaving(exchange))
         mean = exchange.payloads[0].clone().view(torch.float32) / float(len(exchange.members))
         parts = mean.split([fragment.numel for fragment in job.fragments])
         updates = [
             part.view(fragment.plan.rows, fragment.plan.chunk).to(message.kept.device)
             for part, fragment, message in zip(parts, job.fragments, job.messages, strict=True)
         ]
-        return Outcome(exchange, updates, exchange.members, _rejected(exchange), _all_leaving(exchange))
+        return Outcome(exchange, updates, exchange.members, _rejected(exchange), self._all_leaving(exchange))
+
+    def _all_leaving(self, exchange: Exchange) -> bool:
+        """Whether every member has said that it is done."""
+        return all(member in exchange.notes and exchange.notes[member].flags & LEAVING for member in self.group.members)
 
     def _record(
         self,
@@ -145,14 +161,14 @@ class Engine:
         exchange = outcome.exchange if outcome else None
         peers = len(exchange.notes) if exchange else len(self.group.members)
         ring = 2 * (peers - 1) / max(peers, 1)
-        dense = int(ring * sum(fragment.dense_nbytes for fragment in job.fragments))
+        dense = int(ring * sum(fragment.dense_nbytes for fragment in job.fragments)) if outcome and outcome.members else 0
         payload = 0
         if exchange:
             nbytes = sum(fragment.plan.nbytes for fragment in job.fragments)
             payload = int((ring if exchange.reduced else peers - 1) * nbytes)
-        sent = exchange.sent_nbytes if exchange else 0
         self.ledger.record(
             RoundInfo(
+                member=self.group.rank,
                 round=job.round,
                 epoch=exchange.key.epoch if exchange else 0,
                 members=outcome.members if outcome else (),
@@ -160,10 +176,10 @@ class Engine:
                 error=error,
                 payload_sent=payload,
                 payload_received=payload,
-                wire_sent=sent,
-                wire_received=exchange.received_nbytes if exchange else 0,
+                wire_sent=0,  # the ledger has carried it
+                wire_received=0,
                 dense_nbytes=dense,
-                ratio=dense / sent if sent else 0.0,
+                ratio=0.0,
                 seconds=self.watch.take(),
                 residual_norm=residual_norm,
                 delta_norm=job.delta_norm,
@@ -183,12 +199,8 @@ def _rejected(exchange: Exchange) -> dict[int, str]:
     """Whose payload does not count, and why; members that only wait for the others to finish had none to count."""
     why = dict(exchange.skipped)
     for member, note in exchange.notes.items():
-        if note.flags & ABSTAIN and note.flags & LEAVING:
+        if note.flags & ABSTAIN and note.flags & LEAVING and not note.steps:
             why.pop(member, None)
         elif note.flags & ABSTAIN:
             why[member] = "its numbers were not finite (NaN, Inf or above 2^100): it abstained"
     return why
-
-
-def _all_leaving(exchange: Exchange) -> bool:
-    return all(note.flags & LEAVING for note in exchange.notes.values())

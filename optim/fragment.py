@@ -151,5 +151,5 @@ class Fragment:
 def gather_flat(tensors: Sequence[Tensor]) -> Tensor:
     """A new `(numel,)` float32 vector of the tensors end to end (their local shards)."""
     if not tensors:
-        return torch.zeros(0)
+        return torch.zeros(0, dtype=torch.float32)
     return torch.cat([local(tensor).detach().reshape(-1).to(torch.float32) for tensor in tensors])

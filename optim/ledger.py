@@ -3,7 +3,8 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 
 log = logging.getLogger("thinwire")
@@ -18,9 +19,11 @@ class RoundInfo:
     `payload_*` are codec bytes, `wire_*` add the frames' headers (what was handed to the transport); `dense_nbytes` is what this member
     would have sent for the same round in float32 by a ring all-reduce, `ratio` that over `wire_sent`. `seconds` splits the time since
     the last round. `error` says why nothing was averaged, None on success. `rejected` are members whose payload did not count,
-    `missing` those that did not take part; each with the reason.
+    `missing` those that did not take part; each with the reason. `wire_*` also hold what members told each other before the round
+    (settings, first weights) and what failed attempts moved; a round that averaged nothing has no `dense_nbytes`.
     """
 
+    member: int
     round: int
     epoch: int
     members: tuple[int, ...]
@@ -43,6 +46,8 @@ class RoundInfo:
         """One line for a person."""
         if self.error:
             return f"round {self.round} failed: {self.error}; {self.steps} steps of work kept"
+        if not self.members:
+            return f"round {self.round} | nothing to average: everybody is done"
         rejected = f" | rejected {self.rejected}" if self.rejected else ""
         return (
             f"round {self.round} | {len(self.members)} members | sent {self.wire_sent / 1e6:.3f} MB ({self.ratio:.0f}x less than dense)"
@@ -80,9 +85,20 @@ class Ledger:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stats = Stats()
+        self._carried = (0, 0)
+
+    def carry(self, sent: int, received: int) -> None:
+        """Bytes moved between rounds, for the next record."""
+        self._carried = self._carried[0] + sent, self._carried[1] + received
 
     def record(self, info: RoundInfo) -> None:
         """Count a round and tell it. What `on_round` raises reaches the caller of `step()`: it is the user's own code."""
+        (sent, received), self._carried = self._carried, (0, 0)
+        if sent or received:
+            sent += info.wire_sent
+            info = replace(
+                info, wire_sent=sent, wire_received=info.wire_received + received, ratio=info.dense_nbytes / sent if sent else 0.0
+            )
         old = self._stats
         self._stats = Stats(
             rounds=old.rounds + bool(info.members),
@@ -109,6 +125,11 @@ class Ledger:
         assert self._path is not None
         try:
             with self._path.open("a") as file:
-                file.write(json.dumps(asdict(info)) + "\n")
+                file.write(json.dumps(_without_nan(asdict(info)), allow_nan=False) + "\n")
         except OSError as error:  # a full disk must not end the training
             log.error("ledger: cannot write %s: %s", self._path, error)
+
+
+def _without_nan(values: dict[str, object]) -> dict[str, object]:
+    """JSON knows no NaN and no Inf: they become null."""
+    return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in values.items()}

@@ -18,7 +18,7 @@ class SGD:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
+        if not 0 < self.lr < float("inf"):
             raise ValueError(f"outer_lr is {self.lr}; choose a positive number")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"outer_momentum is {self.momentum}; choose 0 <= momentum < 1")

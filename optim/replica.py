@@ -18,9 +18,9 @@ class Replica:
         self.fragment = Fragment([local(p).shape for p in params], codec)
         device = local(params[0]).device if params else torch.device("cpu")
         self.anchor = gather_flat(params) if anchor else None
-        self.momentum = torch.zeros(self.fragment.numel, device=device) if momentum else None
+        self.momentum = torch.zeros(self.fragment.numel, dtype=torch.float32, device=device) if momentum else None
         plan = self.fragment.plan
-        self.residual = torch.zeros((plan.rows, plan.chunk), device=device) if residual else None
+        self.residual = torch.zeros((plan.rows, plan.chunk), dtype=torch.float32, device=device) if residual else None
 
     def fits(self, params: Sequence[Tensor]) -> bool:
         """Whether the layout is still that of these parameters."""
@@ -71,9 +71,12 @@ class Replica:
             places["residual"] = self.fragment.split_matrix(self.residual)
         return places
 
-    def restore(self, saved: Sequence[Mapping[str, Tensor]]) -> list[str]:
-        """Copy exported tensors back, in float32 on this replica's device; returns the names of those that do not fit or are absent."""
-        unfit = set()
+    def restore(self, saved: Sequence[Mapping[str, Tensor]], *, same_codec: bool) -> list[str]:
+        """Copy exported tensors back, in float32 on this replica's device; returns the names of those that do not fit or are absent.
+
+        What another codec left, or has no counterpart, is worth nothing: it starts at zero.
+        """
+        unfit = set() if same_codec or self.residual is None else {"residual"}
         places = self._places()
         for i, theirs in enumerate(saved):
             for name, views in places.items():
@@ -83,8 +86,9 @@ class Replica:
                     continue
                 for view, part in zip(views[i], value.reshape(-1).split([view.numel() for view in views[i]]), strict=True):
                     view.copy_(part.reshape(view.shape))
-        if "residual" in unfit and self.residual is not None:
-            self.residual.zero_()  # part of another codec's residual is worth nothing
+        for name, tensor in (("residual", self.residual), ("momentum", self.momentum)):
+            if name in unfit and tensor is not None:
+                tensor.zero_()
         return sorted(unfit)
 
 

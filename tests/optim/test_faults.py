@@ -165,6 +165,7 @@ def test_a_failed_round_keeps_the_work_and_touches_no_state() -> None:
 
         class Failed:
             error, missing = "the link is down", {1: "no answer"}
+            sent_nbytes = received_nbytes = 7
 
             def wait(self) -> None:
                 return None
@@ -199,6 +200,7 @@ def test_demo_keeps_an_undelivered_gradient_in_its_residual() -> None:
 
         class Failed:
             error, missing = "down", {}
+            sent_nbytes = received_nbytes = 0
 
             def wait(self) -> None:
                 return None

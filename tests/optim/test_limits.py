@@ -155,7 +155,9 @@ def test_the_ledger_adds_up() -> None:
     assert [info.round for info in rounds] == [0, 1, 2]
     assert stats.rounds == 3
     assert stats.last == rounds[-1]
-    assert stats.wire_sent == sum(info.wire_sent for info in rounds) == 3 * 2 * (72 + rounds[0].payload_sent // 2)
+    assert stats.wire_sent == sum(info.wire_sent for info in rounds)
+    assert [info.wire_sent for info in rounds[1:]] == [2 * (72 + rounds[0].payload_sent // 2)] * 2
+    assert rounds[0].wire_sent > rounds[1].wire_sent  # what members compared before the first round
     for info in rounds:
         assert info.members == (0, 1, 2)
         assert info.error is None
@@ -165,6 +167,6 @@ def test_the_ledger_adds_up() -> None:
         assert info.state_hash
         assert set(info.seconds) == {"compute", "encode", "exchange", "decode", "apply"}
         assert all(seconds >= 0 for seconds in info.seconds.values())
-        assert info.ratio == info.dense_nbytes / info.wire_sent > 10
+        assert info.ratio == info.dense_nbytes / info.wire_sent > 5
         assert info.dense_nbytes == int(2 * 2 / 3 * 4 * sum(p.numel() for p in model().parameters()))
     assert {info.state_hash for infos in told.values() for info in infos if info.round == 2} == {rounds[2].state_hash}
