@@ -32,9 +32,8 @@ GRID: list[Setting] = [
     _diloco("dct-topk32", decay=0.95),
     _diloco("dct-blockmax64", decay=0.95),
     # Every step: as published, and how much, how fast, how long remembered with one bit?
-    *(_demo(f"dct-topk{k}-int8") for k in (32, 64)),
-    *(_demo("dct-blockmax64-vote", lr) for lr in (5e-4, 1e-3, 2e-3)),
+    *(_demo("dct-topk32-int8", lr) for lr in (1e-3, 1.5e-3)),
+    *(_demo("dct-blockmax64-vote", lr) for lr in (1e-3, 1.5e-3)),
     _demo("dct-blockmax64-vote", decay=0.99),
     _demo("dct-blockmax128-vote"),
-    _demo("dct-blockmax64-sign"),
 ]

@@ -38,7 +38,7 @@ ROWS: dict[str, Row] = {
     "dct-topk": Row(Setting("diloco", {"codec": "dct-topk", "sync_every": 10}, "DiLoCo dct-topk"), loss=2.06, megabytes=4),
     "diloco": Row(Setting("diloco", {}, "DiLoCo, defaults"), loss=2.05, megabytes=1.5),
     "demo-published": Row(
-        Setting("demo", {"codec": "dct-topk32-int8", "lr": 1e-3, "decay": 0.999}, "DeMo, published settings"),
+        Setting("demo", {"codec": "dct-topk32-int8", "lr": 1.5e-3, "decay": 0.999}, "DeMo, published settings"),
         loss=1.99,
         megabytes=30,
     ),

@@ -5,7 +5,7 @@
     python -m benchmarks.training.sweep --show               the picture and the table from what the file holds
 
 The same task and methods as the table, with the replicas as threads of one process (`thinwire.LocalGroup`): the numbers are the same bits,
-the bytes are the ledger's (payloads and headers that a member hands to the transport). Settings already in the file are skipped.
+the bytes are the ledger's payloads (what a ring or an all-gather would send, without headers). Settings already in the file are skipped.
 """
 
 import multiprocessing
@@ -88,7 +88,7 @@ def _threads(run: Run, text: Text, start: GPT) -> dict[str, Any]:
     digests = {sha256(gpt) for gpt in replicas}
     # Equal replicas have equal losses.
     losses = [evaluate(gpt, held_out) for gpt in (replicas[:1] if len(digests) == 1 else replicas)]
-    return {"loss": sum(losses) / len(losses), "sent": ledger["wire_sent"], "replicas_equal": len(digests) == 1} | ledger
+    return {"loss": sum(losses) / len(losses), "sent": ledger["payload_sent"], "replicas_equal": len(digests) == 1} | ledger
 
 
 def _dense(run: Run, text: Text, start: GPT) -> dict[str, Any]:

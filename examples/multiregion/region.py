@@ -1,5 +1,6 @@
 """One region's training run: the loop a user would write, with saving, and what it reports on the way."""
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +39,14 @@ class Ended:
     curve: list[tuple[int, int, float]]
 
 
+def optimizer(model: torch.nn.Module, method: str, options: dict[str, Any]) -> "thinwire.DiLoCo | thinwire.DeMo":
+    """What a user changes to train with thinwire."""
+    if method == "demo":
+        return thinwire.DeMo(model.parameters(), weight_decay=0.1, **options)
+    inner = AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    return thinwire.DiLoCo(inner, **options)
+
+
 class Dense:
     """The baseline: every gradient averaged in float32 every step, as DDP does (gloo; counted as the ring all-reduce it is)."""
 
@@ -64,14 +73,10 @@ class Dense:
 
 
 class Thin:
-    """The same with thinwire: these two lines are all that a user changes."""
+    """The same with thinwire."""
 
     def __init__(self, gpt: GPT, method: str, options: dict[str, Any]) -> None:
-        self.opt: thinwire.DiLoCo | thinwire.DeMo
-        if method == "demo":
-            self.opt = thinwire.DeMo(gpt.parameters(), weight_decay=0.1, **options)
-        else:
-            self.opt = thinwire.DiLoCo(AdamW(gpt.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1), **options)
+        self.opt = optimizer(gpt, method, options)
 
     @property
     def sent(self) -> int:
@@ -136,8 +141,9 @@ class Region:
         self.link.close()
         return Ended(self.evaluate(), self._sent_before + self.link.sent, sha256(self.gpt), self.curve)
 
-    def save(self, path: Path, settings: dict[str, Any]) -> None:
-        """Write everything that the rest of the run depends on; a crash leaves the previous file."""
+    def save(self, folder: Path, rank: int, settings: dict[str, Any]) -> None:
+        """Write everything that the rest of the run depends on; the save before stays, as other regions may not come to theirs."""
+        path = saved(folder, rank, self.progress.step)
         state = {
             "settings": settings,
             "model": self.gpt.state_dict(),
@@ -150,9 +156,12 @@ class Region:
         part = path.with_suffix(".part")
         torch.save(state, part)
         part.replace(path)
+        for step in saved_steps(folder, rank)[:-2]:
+            saved(folder, rank, step).unlink()
 
-    def load(self, path: Path, settings: dict[str, Any]) -> None:
+    def load(self, folder: Path, rank: int, step: int, settings: dict[str, Any]) -> None:
         """Continue from `save`; raises `ValueError` when the saved run had other settings."""
+        path = saved(folder, rank, step)
         state = torch.load(path, weights_only=True)
         for name, value in settings.items():
             if state["settings"].get(name) != value:
@@ -163,3 +172,14 @@ class Region:
         self.progress = Progress(**state["progress"])
         self.curve = [(int(step), int(sent), float(loss)) for step, sent, loss in state["curve"]]
         self._sent_before = self.progress.sent
+
+
+def saved(folder: Path, rank: int, step: int) -> Path:
+    """The file of one region at one step."""
+    return folder / f"region{rank}-step{step}.pt"
+
+
+def saved_steps(folder: Path, rank: int) -> list[int]:
+    """Steps at which a region has saved, ascending."""
+    found = (re.fullmatch(rf"region{rank}-step(\d+)\.pt", path.name) for path in folder.glob("*.pt"))
+    return sorted(int(match[1]) for match in found if match)

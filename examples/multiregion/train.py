@@ -10,6 +10,7 @@ Every process is a region; docs/two-machines.md shows how a second machine joins
 import io
 import logging
 import os
+import pickle
 import sys
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -28,7 +29,7 @@ from examples.multiregion.board import Board, gather
 from examples.multiregion.counters import sent_nbytes
 from examples.multiregion.data import Batches, Text, load, validation_batches
 from examples.multiregion.model import GPT
-from examples.multiregion.region import Dense, Ended, Progress, Region, Thin
+from examples.multiregion.region import Dense, Ended, Progress, Region, Thin, optimizer, saved_steps
 from examples.multiregion.report import Outcome, outcome, picture, sentence
 
 POINTS = 10  # of the curve
@@ -70,6 +71,15 @@ class Options:
             raise ValueError("--steps, --batch and --save-every are positive, --warm-steps is not negative")
         if self.method != "diloco" and self.sync_every is not None:
             raise ValueError(f"--sync-every {self.sync_every} is for --method diloco; {self.method} exchanges every step")
+        if self.method == "ddp" and self.codec is not None:
+            raise ValueError(f"--codec {self.codec} is for --method diloco and demo; ddp sends float32")
+        if self.method != "ddp":
+            optimizer(torch.nn.Linear(1, 1), self.method, self.chosen())  # what it refuses, before any training
+
+    def chosen(self) -> dict[str, Any]:
+        """Options of the optimizer that are not left to it."""
+        options = {"codec": self.codec, "sync_every": self.sync_every}
+        return {name: value for name, value in options.items() if value is not None}
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must share with the saved one."""
@@ -141,17 +151,17 @@ def run(method: str, options: Options, text: Text, start: GPT, world: World) -> 
     """One method from the common start to the end, in this region; the outcome is of all regions."""
     gpt = GPT()
     gpt.load_state_dict(start.state_dict())
-    chosen = {"codec": options.codec, "sync_every": options.sync_every}
     if method == "ddp":
         link: Dense | Thin = Dense(gpt, dist.PrefixStore("dense", world.store), world.rank, world.size)
     else:
         ledger = options.out / f"ledger-{world.rank}.jsonl"
-        ledger.unlink(missing_ok=True)
-        link = Thin(gpt, method, {name: value for name, value in chosen.items() if value is not None} | {"log": ledger})
+        if options.resume is None:
+            ledger.unlink(missing_ok=True)
+        link = Thin(gpt, method, options.chosen() | {"log": ledger})
     batches = Batches(text.train, size=options.batch, seed=1000 * options.seed + world.rank + 1)
     region = Region(gpt, link, batches, validation_batches(text), Progress(method), world.size)
     if options.resume:
-        region.load(options.resume / f"region{world.rank}.pt", options.settings())
+        resume(region, options, world)
     gather(world.store, f"ready/{method}", world.rank, world.size, None)
     before = loopback(world)
     with Board(world.store, world.rank, world.size, title=LABELS[method], steps=options.steps, plain=options.plain) as board:
@@ -162,6 +172,19 @@ def run(method: str, options: Options, text: Text, start: GPT, world: World) -> 
     return outcome(LABELS[method], [Ended(**ended) for ended in told], counted)
 
 
+def resume(region: Region, options: Options, world: World) -> None:
+    """Load the newest step that every region has saved: a crash may have come between two regions' saves."""
+    assert options.resume is not None
+    mine = saved_steps(options.resume, world.rank)
+    everywhere = set.intersection(*(set(steps) for steps in gather(world.store, "saved", world.rank, world.size, mine)))
+    if not everywhere:
+        raise SystemExit(f"error: {options.resume} holds no step that all {world.size} regions have saved (region {world.rank}: {mine})")
+    try:
+        region.load(options.resume, world.rank, max(everywhere), options.settings())
+    except (ValueError, KeyError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise SystemExit(f"error: cannot resume from {options.resume}: {str(error).splitlines()[0]}") from None
+
+
 def train(region: Region, method: str, options: Options, world: World, board: Board) -> None:
     """The steps, with points of the curve and saved states on the way."""
     for progress in region.train(options.steps):
@@ -169,7 +192,7 @@ def train(region: Region, method: str, options: Options, world: World, board: Bo
         if progress.step * POINTS // options.steps > (progress.step - 1) * POINTS // options.steps:
             region.mark(world.rank)
         if options.save and method == options.method and (progress.step % options.save_every == 0 or progress.step == options.steps):
-            region.save(options.save / f"region{world.rank}.pt", options.settings())
+            region.save(options.save, world.rank, options.settings())
 
 
 def loopback(world: World) -> int | None:

@@ -7,7 +7,7 @@ import torch
 
 from examples.multiregion.data import Batches
 from examples.multiregion.model import GPT, sha256
-from examples.multiregion.region import Progress, Region, Thin, dense_nbytes
+from examples.multiregion.region import Progress, Region, Thin, dense_nbytes, saved_steps
 from thinwire import LocalGroup
 
 TEXT = torch.randint(256, (4000,), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -30,12 +30,11 @@ def together(method: str, stops: list[int], folder: Path) -> list[str]:
 
     def work(rank: int, group: LocalGroup, stop: int, resume: bool, last: bool) -> None:
         mine = region(rank, group, method)
-        path = folder / f"region{rank}.pt"
         if resume:
-            mine.load(path, SETTINGS)
+            mine.load(folder, rank, saved_steps(folder, rank)[-1], SETTINGS)
         for _ in mine.train(stop):
             pass
-        mine.save(path, SETTINGS)
+        mine.save(folder, rank, SETTINGS)
         if last:
             mine.end()
         digests[rank] = sha256(mine.gpt)
@@ -62,9 +61,17 @@ def test_resume_equals_no_interruption(method: str, tmp_path: Path) -> None:
 
 def test_resume_with_other_settings_names_the_one_that_differs(tmp_path: Path) -> None:
     mine = region(0, None)
-    mine.save(tmp_path / "region0.pt", SETTINGS)
+    mine.save(tmp_path, 0, SETTINGS)
     with pytest.raises(ValueError, match="saved with seed=0, now it is 1"):
-        mine.load(tmp_path / "region0.pt", SETTINGS | {"seed": 1})
+        mine.load(tmp_path, 0, 0, SETTINGS | {"seed": 1})
+
+
+def test_the_last_two_saves_are_kept(tmp_path: Path) -> None:
+    mine = region(0, None)
+    for progress in mine.train(4):
+        mine.save(tmp_path, 0, SETTINGS)
+        assert saved_steps(tmp_path, 0) == [step for step in (progress.step - 1, progress.step) if step]
+    assert saved_steps(tmp_path, 1) == []
 
 
 def test_progress_counts_steps_and_smooths_the_loss() -> None:

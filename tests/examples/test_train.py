@@ -33,21 +33,12 @@ def test_both_methods_end_with_identical_replicas_a_sentence_and_a_picture(metho
 
 @pytest.mark.slow
 def test_a_resumed_run_ends_with_the_hash_of_an_uninterrupted_one(text: str, tmp_path: Path) -> None:
-    words = [
-        *SMALL,
-        "--sync-every",
-        "2",
-        "--no-baseline",
-        "--data",
-        text,
-        "--out",
-        str(tmp_path / "out"),
-        "--save",
-        str(tmp_path / "saved"),
-    ]
+    words = [*SMALL, "--sync-every", "2", "--no-baseline", "--data", text, "--out", str(tmp_path / "out")]
+    saved = tmp_path / "saved"
     whole = torchrun(*words, "--steps", "5")
-    torchrun(*words, "--steps", "3")
-    resumed = torchrun(*words, "--steps", "5", "--resume", str(tmp_path / "saved"))
+    torchrun(*words, "--steps", "3", "--save", str(saved), "--save-every", "2")
+    (saved / "region1-step3.pt").unlink()  # a crash came between the two regions' saves
+    resumed = torchrun(*words, "--steps", "5", "--resume", str(saved))
     hashes = [re.findall(r"sha256 ([0-9a-f]+)", done.stdout) for done in (whole, resumed)]
     assert hashes[0] == hashes[1] != []
 
@@ -59,9 +50,24 @@ def test_without_torchrun_it_says_how_to_start() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_options_that_exclude_each_other_are_one_sentence() -> None:
-    words = [sys.executable, str(SCRIPT), "--method", "demo", "--sync-every", "3"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert "--sync-every 3 is for --method diloco" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--method", "demo", "--sync-every", "3"], "--sync-every 3 is for --method diloco"),
+        (["--method", "ddp", "--codec", "int8"], "--codec int8 is for"),
+        (["--codec", "nonsense"], "nonsense"),
+        (["--sync-every", "0"], "sync_every is 0"),
+        (["--steps", "0"], "--steps"),
+    ],
+)
+def test_options_that_cannot_work_are_one_sentence_before_any_training(words: list[str], said: str) -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_resuming_from_nothing_is_one_sentence(text: str, tmp_path: Path) -> None:
+    done = torchrun(*SMALL, "--data", text, "--out", str(tmp_path / "out"), "--resume", str(tmp_path / "nowhere"))
+    assert "holds no step that all 2 regions have saved" in done.stderr
