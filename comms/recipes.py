@@ -42,6 +42,8 @@ def codec(name: str | Codec) -> Codec:
     """
     if isinstance(name, Codec):
         return name
+    if not isinstance(name, str):
+        raise TypeError(f"codec is {name!r}; give a name such as 'blockmax', or a chain of stages such as chain(TopK(32), Int8(), Pack())")
     if name in CODECS:
         return CODECS[name]
     match = _NAME.fullmatch(name)
