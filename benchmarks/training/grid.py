@@ -33,6 +33,7 @@ GRID: list[Setting] = [
     _diloco("dct-blockmax64", decay=0.95),
     # Every step: as published, and how much, how fast, how long remembered with one bit?
     *(_demo("dct-topk32-int8", lr) for lr in (1e-3, 1.5e-3)),
+    _demo("dct-topk64-int8", 1.5e-3),
     *(_demo("dct-blockmax64-vote", lr) for lr in (1e-3, 1.5e-3)),
     _demo("dct-blockmax64-vote", decay=0.99),
     _demo("dct-blockmax128-vote"),
