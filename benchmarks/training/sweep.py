@@ -83,6 +83,8 @@ def _threads(run: Run, text: Text, start: GPT) -> dict[str, Any]:
         return lambda: train(run, methods[rank], batches(text, run, rank))
 
     _together([work(rank) for rank in range(run.workers)])
+    for group in groups:
+        group.leave()
     held_out = validation_batches(text)
     ledger = methods[0].ledger()
     digests = {sha256(gpt) for gpt in replicas}
