@@ -149,7 +149,9 @@ def _leave_all() -> None:
 
 
 class Group(ABC):
-    """Members that exchange payloads; `leave()` it when done, as its threads keep it alive. A subclass moves equal-size frames (`Link`) and settles each job for all members alike.
+    """Members that exchange payloads. A subclass moves equal-size frames (`Link`) and settles each job for all members alike.
+
+    `leave()` a group when done: its threads keep it alive.
 
     - `rank`: this member's id; `members`: ids of all that take part, ascending, as of the last finished exchange.
     - `error`: why this member takes no part any more, or None. Every later `start` then fails at once.
