@@ -23,9 +23,9 @@ def devices(toward: str | None, *, one_host: bool) -> list[Any]:
     gloo's own default resolves the host name, which on many machines fails or gives an address that others cannot reach.
     Raises `ConnectionError` naming what was tried.
     """
-    names = os.environ.get("GLOO_SOCKET_IFNAME")
+    names = os.environ.get("GLOO_SOCKET_IFNAME", "").strip(" ,")
     if names:
-        return [_device("GLOO_SOCKET_IFNAME", interface=name.strip()) for name in names.split(",")]
+        return [_device("GLOO_SOCKET_IFNAME", interface=name.strip()) for name in names.split(",") if name.strip()]
     address = _address_toward(toward) if toward else None
     if not one_host and (address is None or address.startswith("127.") or address == "::1"):
         address = _address_toward(_ANYWHERE)  # the host that is MASTER_ADDR itself often knows its own name as a loopback address

@@ -93,8 +93,11 @@ def from_environment(join_timeout_s: float) -> Meeting:
     absent = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if absent:
         raise ValueError(f"the environment lacks {', '.join(absent)}; start with torchrun, or give a process group")
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    numbers = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
+    if not all(number.isdecimal() for number in numbers.values()) or int(numbers["MASTER_PORT"]) > 65535:
+        raise ValueError(f"the environment says {numbers}; ranks are whole numbers, ports are below 65536")
+    rank, size, port = map(int, numbers.values())
+    host = os.environ["MASTER_ADDR"]
     if not 0 <= rank < size:
         raise ValueError(f"RANK={rank} of WORLD_SIZE={size}: ranks are 0 to {size - 1}")
     one_host = os.environ.get("LOCAL_WORLD_SIZE") == str(size) or host in _LOOPBACK
@@ -119,7 +122,7 @@ def from_environment(join_timeout_s: float) -> Meeting:
 
 def from_process_group(group: ProcessGroup) -> Meeting:
     """Through a group of torch.distributed that this rank belongs to; raises `ValueError` for any other."""
-    known = dist.distributed_c10d._world.pg_map.get(group)
+    known = dist.distributed_c10d._world.pg_map.get(group) if isinstance(group, ProcessGroup) else None
     if known is None:
         raise ValueError(f"{group!r} is not a process group that this rank belongs to; give one made by torch.distributed")
     ranks = tuple(dist.get_process_group_ranks(group))

@@ -306,6 +306,11 @@ class Synchronised(Optimizer):
             return 0
         return agree.plan_id([f"{agree.tensor_hash(tensor):016x}" for _, tensor in self._shared_tensors()])
 
+    def _record_no_meeting(self) -> None:
+        """A round was due, but members have not yet compared what they start from."""
+        if self._engine is not None:
+            self._engine.fail(self._clock.round, self._clock.window, "the members could not compare their settings: the network failed")
+
     def _is_alone(self) -> bool:
         """Whether there is nobody to exchange with, now and later; that a group has ended is said once."""
         if self._group is None:

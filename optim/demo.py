@@ -157,6 +157,7 @@ class DeMo(Synchronised):
 
     def _hold(self) -> None:
         """Members could not meet: the gradient waits in the residual."""
+        self._record_no_meeting()
         for replica, group in zip(self._replicas, self.param_groups, strict=True):
             gradient = _gradient(group["params"])
             if all_finite(gradient):

@@ -149,6 +149,8 @@ class DiLoCo(Synchronised):
                 self._sync()
             elif self._is_alone():
                 self._clock.forget_window()  # alone every step is agreed: whoever joins later starts from here
+            else:
+                self._record_no_meeting()
         return loss
 
     # -- a window --------------------------------------------------------------------------------------------------------------

@@ -111,6 +111,10 @@ class Engine:
         error = None if outcome.members or idle else f"no payload counts: {outcome.rejected}"
         self._record(job, outcome, error, residual_norm=norm([r for r in residuals if r is not None]))
 
+    def fail(self, round: int, steps: int, error: str) -> None:
+        """Record a round that could not even begin."""
+        self._record(Job((), (), round, steps), None, error)
+
     def _decode(self, job: Job, exchange: Exchange) -> Outcome:
         sizes = [*(fragment.plan.nbytes for fragment in job.fragments), len(job.said)]
         sent: dict[int, list[Values]] = {}
