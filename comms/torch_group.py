@@ -20,7 +20,7 @@ from thinwire.comms import gloo, meeting
 from thinwire.comms.arbiter import COMMIT, FAIL, RETRY, Arbiter, Bell, Census
 from thinwire.comms.group import Group, Job
 from thinwire.comms.meeting import Meeting, Moves, Private
-from thinwire.comms.rounds import Arrivals, Exchange, Outcome, TransportError
+from thinwire.comms.rounds import LATE, Arrivals, Exchange, Outcome, TransportError
 
 GRACE_S = 2.0  # for a sign of life after the bell: milliseconds on a quiet machine, more when it is overloaded
 RESERVE_S = 3.0  # of a deadline, kept to find out who is missing
@@ -177,6 +177,7 @@ class TorchGroup(Group):
                 if self.error is not None:
                     return Outcome(None, self.error, missing=missing)
                 if now.over.is_set() or job.seq < now.first:
+                    missing |= {self.rank: LATE} if job.seq < now.first else {}
                     return Outcome(None, now.reason or "the others gave up on this exchange", missing=missing, members=members)
                 if len(members) == 1:
                     self._fail(f"alone: {missing or 'nobody else is left'}")
@@ -185,6 +186,7 @@ class TorchGroup(Group):
                 outcome, ruling = self._attempt(job, now, until, retry_until=began + patience / 2, hasty=first)
                 first = False
                 if ruling == COMMIT and outcome is not None:
+                    self._reforms = 0
                     return _with_gone(replace(outcome, members=members, missing=outcome.missing | missing), now, job.seq)
                 now.arbiter.ring(job.seq, ruling)  # everybody that learns of it says so: the bell must not die with one member
                 now.end(Bell(job.seq, ruling))
@@ -275,7 +277,8 @@ class TorchGroup(Group):
         number = old.arbiter.generation + 1
         new = self._new_generation(number, census.members, old.next_first, None)
         new.gone, new.reason = census.gone, old.reason
-        self._reforms = self._reforms + 1 if old.arbiter.members == census.members else 0
+        broke = bell.ruling.startswith(RETRY) and old.arbiter.members == census.members
+        self._reforms = self._reforms + 1 if broke else 0
         if self._reforms > 2 * _REFORMS:
             self._lose(f"the members cannot keep a connection: {old.reason}")
             return

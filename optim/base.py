@@ -66,9 +66,7 @@ class Synchronised(Optimizer):
         self._engine: Engine | None = None
         self._group: Group | None = None
         self._begun = self._closed = self._refused = self._warned_alone = False
-        for name, p in self._named_parameters():
-            if p.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-                raise TypeError(f"{name} is {p.dtype}; members exchange float32: convert the model to float32, bfloat16 or float16")
+        self._check_dtypes()
 
     # -- what a user sees ------------------------------------------------------------------------------------------------------
 
@@ -101,14 +99,18 @@ class Synchronised(Optimizer):
             return
         failures, give_up = 0, time.monotonic() + timeout_s
         while not self._refused and failures < 2 and time.monotonic() < give_up:
-            if not self._begin() or self._is_alone():
+            begun = self._begin()
+            if self._group is None or self._is_alone():
                 break
-            outcome = self._sync(leaving=True)
+            outcome = self._sync(leaving=True) if begun else None
             if outcome is not None and outcome.all_leaving:
                 break
-            # Every round ends at its deadline, and a group that lost a member forms anew once.
-            last = self._ledger.stats().last
-            failures += outcome is None and not (last and LATE in last.missing.values())
+            # Every round ends at its deadline, and a group that lost a member forms anew once. Who is only late is waited for.
+            if outcome is not None:
+                failures += len(outcome.exchange.notes) < len(self._group.members)
+            else:
+                last = self._ledger.stats().last
+                failures += not (begun and last and LATE in last.missing.values())
         self._leave()
 
     def __enter__(self: S) -> S:
@@ -159,6 +161,7 @@ class Synchronised(Optimizer):
         self._lay_out()
         self._clock.restore(_numbers(state_dict))
         self._begun = False  # members compare notes again before the next round
+        self._claim_state()
         # As in torch, saved parameters are matched by their order in the groups: their keys may be indices or names.
         for replica, group, names in zip(self._replicas, self.param_groups, _saved_names(state_dict), strict=True):
             saved = [ours.get(name, {}) for name in names]
@@ -199,6 +202,7 @@ class Synchronised(Optimizer):
                         f"the shapes of parameter group {i} changed after training began; add parameters with add_param_group"
                     )
                 continue
+            self._check_dtypes()
             frozen = sum(p.numel() for p in group["params"] if not p.requires_grad)
             if frozen:
                 everything = sum(p.numel() for p in group["params"])
@@ -206,6 +210,17 @@ class Synchronised(Optimizer):
                             frozen, everything, i)  # fmt: skip
             self._replicas.append(self._new_replica(group["params"]))
             self._begun = False
+
+    def _check_dtypes(self) -> None:
+        for name, p in self._named_parameters():
+            if p.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+                raise TypeError(f"{name} is {p.dtype}; members exchange float32: convert the model to float32, bfloat16 or float16")
+
+    def _claim_state(self) -> None:
+        """torch.distributed.checkpoint takes a step with an optimizer whose state is empty: after the first step ours is not."""
+        if not self.state and self._clock.steps:
+            for group in self.param_groups:
+                self.state.update({p: {} for p in group["params"]})
 
     def _begin(self) -> bool:
         """Agree with the members before the first round; False while alone or when the network failed (it is tried again)."""

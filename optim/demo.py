@@ -87,7 +87,7 @@ class DeMo(Synchronised):
             return loss
         begun = self._begin()
         self._clock.tick()
-        self.state[self.param_groups[0]["params"][0]] = {}  # to torch.distributed.checkpoint an empty state means: take a step first
+        self._claim_state()
         if self._is_alone():
             self._step_alone()
         elif begun:

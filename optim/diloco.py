@@ -139,10 +139,7 @@ class DiLoCo(Synchronised):
         self._open_window()
         loss = self._inner.step(closure) if closure is not None else self._inner.step()
         self._clock.tick()
-        if not self._inner.state:  # torch.distributed.checkpoint takes a step with an optimizer whose state is empty
-            for group in self.param_groups:
-                for p in group["params"]:
-                    self._inner.state[p] = {}
+        self._claim_state()
         if self._clock.window % self._sync_every == 0:
             if self._begin():
                 self._is_alone()

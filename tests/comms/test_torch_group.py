@@ -108,6 +108,13 @@ def test_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="ranks are 0 to 1"):
         TorchGroup.from_env()
+    for name, value in (("RANK", "one"), ("MASTER_PORT", "99999"), ("MASTER_PORT", "-1")):
+        with monkeypatch.context() as spoiled:
+            spoiled.setenv(name, value)
+            with pytest.raises(ValueError, match=f"'{name}': '{value}'"):
+                TorchGroup.from_env()
+    with pytest.raises(ValueError, match="is not a process group"):
+        TorchGroup([])  # type: ignore[arg-type]
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(ConnectionError, match="MASTER_PORT=1 within 1 s"):
         TorchGroup.from_env(join_timeout_s=1)
