@@ -1,5 +1,6 @@
 """The methods under one interface: `loss(batch)` to differentiate, `step()`, `close()`; torch's and textbook ones beside thinwire's."""
 
+import importlib
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -123,6 +124,22 @@ class Textbook(Method):
         dist.destroy_process_group()
 
 
+class DeMoReference(Method):
+    """The authors' own code, `demo.py` of github.com/bloc97/DeMo, when a checkout of it is on PYTHONPATH (it needs einops)."""
+
+    def __init__(self, gpt: GPT, *, lr: float) -> None:
+        super().__init__(gpt)
+        dist.init_process_group("gloo")
+        self.opt = importlib.import_module("demo").DeMo(gpt.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
+
+    def step(self) -> None:
+        self.opt.step()
+
+    def close(self) -> None:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 class Thinwire(Method):
     """`thinwire.DiLoCo` around AdamW, or `thinwire.DeMo`."""
 
@@ -161,4 +178,6 @@ def build(setting: Setting, gpt: GPT, group: Any = None) -> Method:
         return DDP(gpt, **setting.options)
     if setting.method == "textbook":
         return Textbook(gpt, **setting.options)
+    if setting.method == "demo-reference":
+        return DeMoReference(gpt, **setting.options)
     return Thinwire(gpt, setting.method, setting.options, group)

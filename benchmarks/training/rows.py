@@ -13,6 +13,7 @@ class Row:
     loss: float | None = None
     megabytes: float | None = None
     known: str = ""  # what others measured on this task
+    needs: str = ""  # a module that has to be importable
 
 
 ROWS: dict[str, Row] = {
@@ -26,6 +27,7 @@ ROWS: dict[str, Row] = {
         Setting("textbook", {"sync_every": 10, "outer_lr": 1.0, "outer_momentum": 0.0}, "textbook DiLoCo, plain averaging"),
         known="2.039, 160.4 MB",
     ),
+    "demo-reference": Row(Setting("demo-reference", {"lr": 1e-3}, "DeMo, its authors' code"), known="1.984, 179.9 MB", needs="demo"),
     "none-nesterov": Row(Setting("diloco", {"codec": "none", "sync_every": 10}, "DiLoCo none, Nesterov .7/.9"), megabytes=161),
     "none": Row(
         Setting(

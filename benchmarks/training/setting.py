@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-METHODS = ("alone", "ddp", "textbook", "diloco", "demo")
+METHODS = ("alone", "ddp", "textbook", "demo-reference", "diloco", "demo")
 
 
 @dataclass(frozen=True)
