@@ -1,8 +1,6 @@
 """What every optimizer of this package shares: its group, clock, ledger and checkpoint; a method adds only its own `_round`."""
 
 import logging
-import operator
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -20,11 +18,13 @@ from thinwire.comms.group import Group, Pending
 from thinwire.comms.recipes import codec as named_codec
 from thinwire.comms.rounds import LATE
 from thinwire.comms.wire import RoundKey
-from thinwire.optim import agree
+from thinwire.optim import agree, checks
 from thinwire.optim.aggregate import Aggregator, aggregator
+from thinwire.optim.checkpoint import our_numbers, saved_names, split_ours
 from thinwire.optim.clock import Clock
 from thinwire.optim.engine import Engine, Job, Outcome
 from thinwire.optim.ledger import Ledger, RoundInfo, Stats
+from thinwire.optim.members import ALONE, refuse_ddp, resolve
 from thinwire.optim.replica import PREFIX, Replica
 
 log = logging.getLogger("thinwire")
@@ -50,13 +50,11 @@ class Synchronised(Optimizer):
         log: str | Path | None,
         verify_every: int,
     ) -> None:
-        if on_round is not None and not callable(on_round):
-            raise TypeError(f"on_round is {on_round!r}; give a function of a RoundInfo, or None")
-        if group is not None and not isinstance(group, Group | torch.distributed.ProcessGroup) and not hasattr(group, "get_group"):
-            raise TypeError(f"group is {group!r}; give a Group, a ProcessGroup, a DeviceMesh, or None for the torchrun environment")
+        checks.on_round(on_round)
+        checks.group(group)
         if initial not in ("equal", "member0"):
             raise ValueError(f"initial is {initial!r}; choose 'equal' (checked) or 'member0' (its weights are taken)")
-        verify_every = positive("verify_every", verify_every)
+        verify_every = checks.positive("verify_every", verify_every)
         self._codec = named_codec(codec)
         self._aggregate = aggregator(aggregate or ("contributors" if self._codec.sparse else "mean"))
         self._given_group, self._initial, self._verify_every = group, initial, verify_every
@@ -66,7 +64,7 @@ class Synchronised(Optimizer):
         self._engine: Engine | None = None
         self._group: Group | None = None
         self._begun = self._closed = self._refused = self._warned_alone = False
-        self._check_dtypes()
+        checks.dtypes(self._named_parameters())
 
     # -- what a user sees ------------------------------------------------------------------------------------------------------
 
@@ -154,18 +152,18 @@ class Synchronised(Optimizer):
         """
         for pre in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre(self, state_dict) or state_dict
-        ours, clean = _split(state_dict)
+        ours, clean = split_ours(state_dict)
         if clean["state"] and not any(ours.values()):
             log.warning("the checkpoint holds no state of thinwire (a plain optimizer's?): a new run starts from its weights")
         self._inner_load_state_dict(clean)
         self._lay_out()
-        self._clock.restore(_numbers(state_dict))
+        self._clock.restore(our_numbers(state_dict))
         self._begun = False  # members compare notes again before the next round
         self._claim_state()
         # As in torch, saved parameters are matched by their order in the groups: their keys may be indices or names.
-        for replica, group, names in zip(self._replicas, self.param_groups, _saved_names(state_dict), strict=True):
+        for replica, group, names in zip(self._replicas, self.param_groups, saved_names(state_dict), strict=True):
             saved = [ours.get(name, {}) for name in names]
-            unfit = replica.restore(saved, same_codec=_numbers(state_dict).get("codec") == repr(self._codec))
+            unfit = replica.restore(saved, same_codec=our_numbers(state_dict).get("codec") == repr(self._codec))
             if unfit and any(saved):
                 log.warning("checkpoint of other settings: %s starts anew", ", ".join(unfit))
             if "anchor" in unfit:
@@ -202,19 +200,10 @@ class Synchronised(Optimizer):
                         f"the shapes of parameter group {i} changed after training began; add parameters with add_param_group"
                     )
                 continue
-            self._check_dtypes()
-            frozen = sum(p.numel() for p in group["params"] if not p.requires_grad)
-            if frozen:
-                everything = sum(p.numel() for p in group["params"])
-                log.warning("%d of %d numbers of parameter group %d are frozen and exchanged all the same: leave them out of the optimizer",
-                            frozen, everything, i)  # fmt: skip
+            checks.dtypes(self._named_parameters())
+            checks.warn_of_frozen(i, group["params"])
             self._replicas.append(self._new_replica(group["params"]))
             self._begun = False
-
-    def _check_dtypes(self) -> None:
-        for name, p in self._named_parameters():
-            if p.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-                raise TypeError(f"{name} is {p.dtype}; members exchange float32: convert the model to float32, bfloat16 or float16")
 
     def _claim_state(self) -> None:
         """torch.distributed.checkpoint takes a step with an optimizer whose state is empty: after the first step ours is not."""
@@ -361,74 +350,3 @@ class Synchronised(Optimizer):
 
     def _inner_load_state_dict(self, state_dict: dict[str, Any]) -> None:
         raise TypeError(f"{type(self).__name__} defines no _inner_load_state_dict")
-
-
-ALONE = object()  # the group of a copied optimizer
-
-
-def positive(name: str, value: int) -> int:
-    """`value` as an int; raises `ValueError` when it is no positive whole number."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; choose a positive whole number")
-    return number
-
-
-def resolve(group: Any) -> Group | None:
-    """A `Group` from itself, a `ProcessGroup`, a one-dimensional `DeviceMesh`, or, given None, the torchrun environment."""
-    from thinwire.comms.torch_group import TorchGroup
-
-    if group is None:
-        return TorchGroup.from_env() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
-    if group is ALONE:
-        return None
-    if isinstance(group, Group):
-        return group
-    if hasattr(group, "get_group") and hasattr(group, "mesh_dim_names"):
-        return TorchGroup(group.get_group())
-    return TorchGroup(group)
-
-
-def refuse_ddp(group: Group, params: list[Tensor]) -> None:
-    """Raise `ConfigError` when a live DDP model holds these parameters over two or more of our members.
-
-    It would all-reduce every gradient over the link that we are to save.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    import gc
-
-    from torch.nn.parallel import DistributedDataParallel
-
-    ours = {id(p) for p in params}
-    members = set(getattr(group, "global_ranks", None) or group.members)
-    for wrapped in gc.get_objects():
-        if DistributedDataParallel not in type(wrapped).__mro__ or not any(id(p) in ours for p in wrapped.parameters()):
-            continue
-        ranks = torch.distributed.get_process_group_ranks(wrapped.process_group)
-        if len(members.intersection(ranks)) > 1:
-            raise agree.ConfigError(
-                f"the model is wrapped in DistributedDataParallel over ranks {ranks}, which are members of this WAN group: every "
-                "gradient would cross the link. Pass the bare model, or give DDP only the ranks of one region (process_group=...)"
-            )
-
-
-def _saved_names(state_dict: dict[str, Any]) -> list[list[Any]]:
-    return [list(group["params"]) for group in state_dict["param_groups"]]
-
-
-def _split(state_dict: dict[str, Any]) -> tuple[dict[Any, dict[str, Tensor]], dict[str, Any]]:
-    """Our tensors by saved parameter, and the state dict of the inner optimizer without them."""
-    ours = {i: {k: v for k, v in s.items() if str(k).startswith(PREFIX)} for i, s in state_dict["state"].items()}
-    state = {i: {k: v for k, v in s.items() if not str(k).startswith(PREFIX)} for i, s in state_dict["state"].items()}
-    groups = [{k: v for k, v in g.items() if not k.startswith(PREFIX)} for g in state_dict["param_groups"]]
-    return ours, {"state": {i: s for i, s in state.items() if s}, "param_groups": groups}
-
-
-def _numbers(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Our counters, from the first parameter group."""
-    groups = state_dict["param_groups"]
-    return {k.removeprefix(PREFIX): v for k, v in groups[0].items() if k.startswith(PREFIX)} if groups else {}

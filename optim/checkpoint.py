@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from thinwire.optim.replica import PREFIX
+
 _NUMBERS = "thinwire.optimizer"
 
 
@@ -42,3 +44,21 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = plain
     return {"state": dict(sorted(state.items())), "param_groups": numbers["param_groups"]}
+
+
+def saved_names(state_dict: dict[str, Any]) -> list[list[Any]]:
+    return [list(group["params"]) for group in state_dict["param_groups"]]
+
+
+def split_ours(state_dict: dict[str, Any]) -> tuple[dict[Any, dict[str, Tensor]], dict[str, Any]]:
+    """Our tensors by saved parameter, and the state dict of the inner optimizer without them."""
+    ours = {i: {k: v for k, v in s.items() if str(k).startswith(PREFIX)} for i, s in state_dict["state"].items()}
+    state = {i: {k: v for k, v in s.items() if not str(k).startswith(PREFIX)} for i, s in state_dict["state"].items()}
+    groups = [{k: v for k, v in g.items() if not k.startswith(PREFIX)} for g in state_dict["param_groups"]]
+    return ours, {"state": {i: s for i, s in state.items() if s}, "param_groups": groups}
+
+
+def our_numbers(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Our counters, from the first parameter group."""
+    groups = state_dict["param_groups"]
+    return {k.removeprefix(PREFIX): v for k, v in groups[0].items() if k.startswith(PREFIX)} if groups else {}

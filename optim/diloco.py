@@ -14,7 +14,8 @@ from thinwire.comms.group import Pending
 from thinwire.kernels.vector import all_finite
 from thinwire.optim import residual
 from thinwire.optim.aggregate import Aggregator
-from thinwire.optim.base import OnRound, Synchronised, positive
+from thinwire.optim.base import OnRound, Synchronised
+from thinwire.optim.checks import positive
 from thinwire.optim.engine import IDLE, Job, Outcome, norm
 from thinwire.optim.fragment import local
 from thinwire.optim.outer import SGD, OuterRule

@@ -122,13 +122,13 @@ def test_frozen_parameters_are_warned_about_once(caplog: pytest.LogCaptureFixtur
     opt = make("diloco", net)
     for step in range(3):
         learn(net, opt, step)
-    assert caplog.text.count(f"4690 of {NUMEL} numbers of parameter group 0 are frozen") == 1
+    assert caplog.text.count(f"4690 of {NUMEL} numbers of group 0 are frozen") == 1
 
 
 def test_a_subclass_of_ddp_is_refused_too(tmp_path: Path) -> None:
     import torch.distributed as dist
 
-    from thinwire.optim import base
+    from thinwire.optim import members
 
     class Wrapped(nn.parallel.DistributedDataParallel):
         pass
@@ -142,7 +142,7 @@ def test_a_subclass_of_ddp_is_refused_too(tmp_path: Path) -> None:
         net = Wrapped(model())
         torch.distributed.get_process_group_ranks = lambda _: [0, 1]  # two members, as far as the check can see
         with pytest.raises(ConfigError, match="DistributedDataParallel"):
-            base.refuse_ddp(Wan(), list(net.parameters()))  # type: ignore[arg-type]
+            members.refuse_ddp(Wan(), list(net.parameters()))  # type: ignore[arg-type]
         del net
     finally:
         torch.distributed.get_process_group_ranks = original

@@ -242,19 +242,19 @@ def test_rule_14_a_model_in_ddp_over_the_same_members_is_refused(tmp_path: Any) 
     dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     try:
         net = nn.parallel.DistributedDataParallel(model())
-        from thinwire.optim import base
+        from thinwire.optim import members
 
         class Wan:
             members = (0, 1)
             global_ranks = (0, 1)
 
-        base.refuse_ddp(Wan(), list(net.parameters()))  # type: ignore[arg-type]
+        members.refuse_ddp(Wan(), list(net.parameters()))  # type: ignore[arg-type]
         original = dist.get_process_group_ranks
         try:
             dist.get_process_group_ranks = lambda _: [0, 1]  # type: ignore[assignment]
             torch.distributed.get_process_group_ranks = dist.get_process_group_ranks
             with pytest.raises(thinwire.ConfigError, match="DistributedDataParallel"):
-                base.refuse_ddp(Wan(), list(net.parameters()))  # type: ignore[arg-type]
+                members.refuse_ddp(Wan(), list(net.parameters()))  # type: ignore[arg-type]
         finally:
             torch.distributed.get_process_group_ranks = original
         del net
