@@ -167,7 +167,7 @@ class Engine:
         ring = 2 * (peers - 1) / max(peers, 1)
         dense = int(ring * sum(fragment.dense_nbytes for fragment in job.fragments)) if outcome and outcome.members else 0
         payload = 0
-        if exchange:
+        if exchange and (exchange.members or not exchange.reduced):  # a sum of nobody's moves headers only
             nbytes = sum(fragment.plan.nbytes for fragment in job.fragments)
             payload = int((ring if exchange.reduced else peers - 1) * nbytes)
         self.ledger.record(

@@ -7,10 +7,11 @@ from benchmarks.training.setting import Setting
 
 @dataclass(frozen=True)
 class Row:
-    """A setting and what it must reach: validation loss, and megabytes (10^6 bytes) sent per worker; None where nothing is promised."""
+    """A setting and what it must reach: validation loss (or that of another row), and megabytes (10^6 bytes) sent per worker; None where
+    nothing is promised."""
 
     setting: Setting
-    loss: float | None = None
+    loss: float | str | None = None
     megabytes: float | None = None
     known: str = ""  # what others measured on this task
     needs: str = ""  # a module that has to be importable
@@ -44,5 +45,5 @@ ROWS: dict[str, Row] = {
         loss=1.99,
         megabytes=30,
     ),
-    "demo": Row(Setting("demo", {}, "DeMo, defaults"), loss=1.979, megabytes=12),
+    "demo": Row(Setting("demo", {}, "DeMo, defaults"), loss="ddp", megabytes=12),
 }

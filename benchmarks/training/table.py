@@ -85,7 +85,7 @@ def table(options: Options, records: list[dict[str, Any]]) -> Table:
     for name in options.rows:
         row, found = ROWS[name], _of(options, ROWS[name], records)
         if found:
-            made.add_row(*_cells(row, found, dense_sent))
+            made.add_row(*_cells(row, found, dense_sent, _wanted(options, row, records)))
     return made
 
 
@@ -94,7 +94,15 @@ def _of(options: Options, row: Row, records: list[dict[str, Any]]) -> list[dict[
     return [record for last in newest for record in last]
 
 
-def _cells(row: Row, found: list[dict[str, Any]], dense_sent: float | None) -> list[str]:
+def _wanted(options: Options, row: Row, records: list[dict[str, Any]]) -> float | None:
+    """The loss that a row must reach, which may be that of another row."""
+    if isinstance(row.loss, str):
+        other = _of(options, ROWS[row.loss], records)
+        return middle(record["loss"] for record in other)[0] if other else None
+    return row.loss
+
+
+def _cells(row: Row, found: list[dict[str, Any]], dense_sent: float | None, wanted: float | None) -> list[str]:
     loss, least, most = middle(record["loss"] for record in found)
     sent = middle(record["sent"] for record in found)[0]
     payload = [record["payload_sent"] for record in found if "payload_sent" in record]
@@ -108,19 +116,19 @@ def _cells(row: Row, found: list[dict[str, Any]], dense_sent: float | None) -> l
         f"{middle(record['cpu_s'] for record in found)[0]:.1f}",
         "yes" if all(record["replicas_equal"] for record in found) else "NO",
         str(len(found)),
-        _target(row, loss, sent),
+        _target(row, wanted, loss, sent),
     ]
 
 
-def _target(row: Row, loss: float, sent: float) -> str:
-    wanted, missed = [], False
-    if row.loss is not None:
-        wanted.append(f"<= {row.loss}")
-        missed |= loss > row.loss
+def _target(row: Row, wanted: float | None, loss: float, sent: float) -> str:
+    told, missed = [], False
+    if wanted is not None:
+        told.append(f"<= {wanted:.3f} ({row.loss})" if isinstance(row.loss, str) else f"<= {wanted}")
+        missed |= loss > wanted
     if row.megabytes is not None:
-        wanted.append(f"<= {row.megabytes:g} MB")
+        told.append(f"<= {row.megabytes:g} MB")
         missed |= sent > row.megabytes * MB
-    return f"{', '.join(wanted)}: {'missed' if missed else 'met'}" if wanted else (f"known: {row.known}" if row.known else "")
+    return f"{', '.join(told)}: {'missed' if missed else 'met'}" if told else (f"known: {row.known}" if row.known else "")
 
 
 def main() -> None:
