@@ -72,7 +72,7 @@ def _record(seen: list[dict[str, Any]], lab: Lab) -> dict[str, Any]:
     first = seen[0]
     return {
         "loss": sum(worker["loss"] for worker in seen) / len(seen),
-        "sent": max(worker["sent"] for worker in seen) // lab.share,
+        "sent": sum(worker["sent"] for worker in seen) // len(seen) // lab.share,
         "sent_each": [worker["sent"] // lab.share for worker in seen],
         "counted_by": lab.counted_by,
         "cpu_s": sum(worker["cpu_s"] for worker in seen) / len(seen),
