@@ -221,7 +221,7 @@ class Synchronised(Optimizer):
         if self._group is None or len(self._group.members) < 2:
             return False
         if self._refused or self._group.error is not None:
-            return self._begun
+            return False
         refuse_ddp(self._group, [p for group in self.param_groups for p in group["params"]])
         lines = [f"{name} = {value!r}" for name, value in self._plan_settings().items()] + list(self._tensor_lines())
         self._engine = Engine(self._group, self._aggregate, self._ledger, agree.plan_id(lines))

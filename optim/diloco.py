@@ -143,7 +143,7 @@ class DiLoCo(Synchronised):
         self._claim_state()
         if self._clock.window % self._sync_every == 0:
             if self._begin():
-                self._is_alone()
+                self._is_alone()  # says once that the group has ended; the round then fails, and the ledger counts it
                 self._sync()
             elif self._is_alone():
                 self._clock.forget_window()  # alone every step is agreed: whoever joins later starts from here

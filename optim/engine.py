@@ -141,8 +141,8 @@ class Engine:
         """The group has added the payloads in member order: only the division is left."""
         if not exchange.members:
             return Outcome(exchange, None, (), _rejected(exchange), self._all_leaving(exchange))
-        mean = exchange.payloads[0].clone().view(torch.float32) / float(len(exchange.members))
-        parts = mean.split([fragment.numel for fragment in job.fragments])
+        average = exchange.payloads[0].clone().view(torch.float32) / float(len(exchange.members))
+        parts = average.split([fragment.numel for fragment in job.fragments])
         updates = [
             part.view(fragment.plan.rows, fragment.plan.chunk).to(message.kept.device)
             for part, fragment, message in zip(parts, job.fragments, job.messages, strict=True)
@@ -170,6 +170,7 @@ class Engine:
         if exchange and (exchange.members or not exchange.reduced):  # a sum of nobody's moves headers only
             nbytes = sum(fragment.plan.nbytes for fragment in job.fragments)
             payload = int((ring if exchange.reduced else peers - 1) * nbytes)
+        sent, received = self.ledger.take_carried()
         self.ledger.record(
             RoundInfo(
                 member=self.group.rank,
@@ -180,10 +181,10 @@ class Engine:
                 error=error,
                 payload_sent=payload,
                 payload_received=payload,
-                wire_sent=0,  # the ledger has carried it
-                wire_received=0,
+                wire_sent=sent,
+                wire_received=received,
                 dense_nbytes=dense,
-                ratio=0.0,
+                ratio=dense / sent if sent else 0.0,
                 seconds=self.watch.take(),
                 residual_norm=residual_norm,
                 delta_norm=job.delta_norm,

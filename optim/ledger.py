@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 
@@ -88,17 +88,16 @@ class Ledger:
         self._carried = (0, 0)
 
     def carry(self, sent: int, received: int) -> None:
-        """Bytes moved between rounds, for the next record."""
+        """Bytes moved since the last record, sent and received: the next one holds them."""
         self._carried = self._carried[0] + sent, self._carried[1] + received
+
+    def take_carried(self) -> tuple[int, int]:
+        """What was carried, and start again at nothing."""
+        taken, self._carried = self._carried, (0, 0)
+        return taken
 
     def record(self, info: RoundInfo) -> None:
         """Count a round and tell it. What `on_round` raises reaches the caller of `step()`: it is the user's own code."""
-        (sent, received), self._carried = self._carried, (0, 0)
-        if sent or received:
-            sent += info.wire_sent
-            info = replace(
-                info, wire_sent=sent, wire_received=info.wire_received + received, ratio=info.dense_nbytes / sent if sent else 0.0
-            )
         old = self._stats
         self._stats = Stats(
             rounds=old.rounds + bool(info.members),
