@@ -47,7 +47,7 @@ class Program(NamedTuple):
     k: int
     block: int  # coefficients an index stands for with BLOCK_MAX, else 0
     value: int
-    index: int
+    index: int  # type: ignore[assignment]
     scale: int  # 1: a float32 a row, 0: none
     record: int  # bytes
     seed: int  # of stochastic rounding, from 1 on; 0: half to even

@@ -1,8 +1,10 @@
 """The specification of every kernel, in numpy: one row at a time, fp32, unfused, in a fixed order.
 
 `thinwire.kernels.vector` (torch), the C++ library and the Triton kernels must produce the same bits. A row is a 1-D float32 array of
-`chunk` coefficients; see docs/wire-format.md for the record these functions add up to.
+`chunk` coefficients; `thinwire.kernels.reference_chain` puts these functions together to a record (docs/wire-format.md).
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 Row = NDArray[np.float32]
 Index = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
+Words = NDArray[np.uint32]
 
 SMALLEST = np.float32(2.0**-126)  # below it a number is zero: denormals cost 4.7x and differ between devices
 LARGEST = np.float32(2.0**100)  # above it a number counts as not finite, so that no sum of payloads can overflow
@@ -22,6 +25,12 @@ def flush(x: Row) -> tuple[Row, int]:
     bad = ~(magnitude <= LARGEST)
     keep = (magnitude >= SMALLEST) & ~bad
     return np.where(keep, x, np.float32(0)).astype(np.float32), int(bad.sum())
+
+
+def flush_small(x: Row) -> Row:
+    """Denormals and -0 become +0, everything else (NaN too) stays: what happens to every number that comes in, and to what is held."""
+    small: Row = np.where(np.abs(x) < SMALLEST, np.float32(0), x).astype(np.float32)
+    return small
 
 
 def top_k(x: Row, k: int) -> Index:
@@ -68,6 +77,70 @@ def quantise(values: Row, scale: np.float32, qmax: int) -> NDArray[np.int8]:
         return np.zeros(values.size, np.int8)
     codes: NDArray[np.int8] = np.clip(np.rint(values / scale), -qmax, qmax).astype(np.int8)
     return codes
+
+
+def lowbias32(x: Words) -> Words:
+    """A mixing of 32 bits (C. Wellons, hash-prospector): the random numbers of stochastic rounding, the same everywhere."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+def stochastic_noise(n: int, seed: int, row: int, scale: np.float32) -> NDArray[np.uint16]:
+    """16 bits for each of n values of a row: they depend on the seed, the row's scale and number, and the place among the values."""
+    bits = np.array([scale], np.float32).view(np.uint32)
+    row_seed = lowbias32(lowbias32(bits ^ np.uint32(seed)) + np.array([row * 0x9E3779B9 % 2**32], np.uint32))
+    j = np.arange(n, dtype=np.uint32)
+    words = lowbias32((j // 2).astype(np.uint32) ^ row_seed)
+    return np.where(j % 2 == 0, words & 0xFFFF, words >> 16).astype(np.uint16)
+
+
+def quantise_stochastic(values: Row, scale: np.float32, qmax: int, seed: int, row: int) -> NDArray[np.int8]:
+    """values / scale rounded down, or up as often as it is above: up where the part above, times 2^16, exceeds 16 random bits."""
+    if scale == 0:
+        return np.zeros(values.size, np.int8)
+    ratio = values / scale
+    below = np.floor(ratio)
+    up = (ratio - below) * np.float32(65536) > stochastic_noise(values.size, seed, row, scale).astype(np.float32)
+    codes: NDArray[np.int8] = np.clip(below + up.astype(np.float32), -qmax, qmax).astype(np.int8)
+    return codes
+
+
+class Tiny(NamedTuple):
+    """A float of few bits, as OCP's: a sign, an exponent, `mantissa` bits; no Inf, and no NaN that we ever send."""
+
+    mantissa: int
+    bias: int
+    largest: int  # code of the largest number, without the sign
+    qmax: int  # that number
+    sign: int  # the sign bit
+
+
+E4M3 = Tiny(mantissa=3, bias=7, largest=0x7E, qmax=448, sign=0x80)
+E2M1 = Tiny(mantissa=1, bias=1, largest=0x7, qmax=6, sign=0x8)
+
+
+def to_tiny(values: Row, scale: np.float32, tiny: Tiny) -> NDArray[np.uint8]:
+    """The nearest tiny float to values / scale (half to even), at most qmax; a result of -0 becomes 0, and all are where the scale is 0."""
+    if scale == 0:
+        return np.zeros(values.size, np.uint8)
+    magnitude = np.abs(values / scale)
+    bits, drop = magnitude.view(np.uint32).astype(np.int64), 23 - tiny.mantissa
+    normal = ((bits + (1 << (drop - 1)) - 1 + ((bits >> drop) & 1)) >> drop) - ((127 - tiny.bias) << tiny.mantissa)
+    step = np.float32(2.0 ** (1 - tiny.bias - tiny.mantissa))  # between the numbers of the lowest exponent
+    lowest = np.rint(np.minimum(magnitude, np.float32(tiny.qmax)) / step).astype(np.int64)
+    code = np.where(magnitude < np.float32(2.0 ** (1 - tiny.bias)), lowest, np.minimum(normal, tiny.largest))
+    codes: NDArray[np.uint8] = np.where((values < 0) & (code > 0), code | tiny.sign, code).astype(np.uint8)
+    return codes
+
+
+def from_tiny(codes: NDArray[np.uint8], tiny: Tiny) -> Row:
+    """What the codes stand for, before the scale."""
+    exponent = ((codes & (tiny.sign - 1)) >> tiny.mantissa).astype(np.int64)
+    mantissa = (codes & ((1 << tiny.mantissa) - 1)) + np.where(exponent > 0, 1 << tiny.mantissa, 0)
+    magnitude = np.ldexp(mantissa.astype(np.float64), np.maximum(exponent, 1) - tiny.bias - tiny.mantissa)
+    values: Row = np.where(codes & tiny.sign, -magnitude, magnitude).astype(np.float32)
+    return values
 
 
 def to_bf16(values: Row) -> NDArray[np.uint16]:
