@@ -11,16 +11,19 @@ seen, and the decoder reads nothing from a payload but coefficients: bytes that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from thinwire.comms.wire import WireError
+from thinwire.kernels.program import Program
 
 KINDS = ("basis", "select", "quantise", "pack")
+MIN_FUSED, MAX_FUSED = 8, 16384  # coefficients in a row that a fused kernel holds at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,9 @@ class Spec:
     record: int = 0  # bytes of one row
 
 
+Fuse = Callable[[Any, Program, Spec], Program | None]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of a codec: a frozen dataclass of options with `plan`, `encode` and `decode`.
@@ -69,11 +75,14 @@ class Stage:
     `plan(spec)` returns what `encode` will produce and raises `ValueError` when the stage cannot follow; `encode` and `decode` map whole
     `(rows, ...)` tensors, never change their input, and get the spec that `plan` returned. `decode` of a quantise or pack stage sets
     `sound` to False for every row that `encode` can not have made. A select stage has a field `chunk`: coefficients in a row.
+
+    A stage that the fused kernels know defines `fuse(program, spec)`: the program with itself added, or None. It is not inherited.
     """
 
     kind: ClassVar[str]
     summable: ClassVar[bool] = False  # payloads may be added in flight, in member order, as float32
     unitless: ClassVar[bool] = False  # decoded values say a direction, not how much of the residual was sent
+    fuse: ClassVar[Fuse | None] = None
 
     def plan(self, spec: Spec) -> Spec:
         return spec
@@ -154,6 +163,21 @@ class Plan:
     @property
     def nbytes(self) -> int:
         return self.rows * self.specs[-1].record
+
+    @cached_property
+    def program(self) -> Program | None:
+        """The chain as the fused kernels know it, or None: a stage of the user's own, or rows too long or too odd for them."""
+        last = self.specs[-1]
+        if last.index != "all" and (self.chunk < MIN_FUSED or self.chunk & (self.chunk - 1)):
+            return None
+        if (last.index != "all" or last.scale != "none") and self.chunk > MAX_FUSED:
+            return None
+        row = int(last.scale == "row")
+        program: Program | None = Program(self.rows, self.chunk, 0, 0, last.k, last.block, 0, 0, row, last.record, 0)
+        for stage, spec in zip(self.codec.stages, self.specs, strict=True):
+            fuse = vars(type(stage)).get("fuse")  # the class's own: a subclass may compute something else
+            program = fuse(stage, program, spec) if fuse and program else None
+        return program
 
     @property
     def coefficients(self) -> int:

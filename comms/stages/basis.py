@@ -7,6 +7,7 @@ from torch import Tensor
 
 from thinwire.comms.codec import Spec, Stage
 from thinwire.kernels import dispatch
+from thinwire.kernels.program import Program
 
 SIDES = (8, 16, 32, 64)
 
@@ -35,3 +36,6 @@ class DCT(Stage):
 
     def decode(self, y: Tensor, spec: Spec) -> Tensor:
         return dispatch.idct_tiles(y, self.side)
+
+    def fuse(self, program: Program, spec: Spec) -> Program | None:
+        return program._replace(side=self.side) if not program.side else None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from thinwire.comms.codec import Coded, Spec, Stage
 from thinwire.kernels import vector
+from thinwire.kernels.program import Index, Program
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,56 +44,57 @@ class Pack(Stage):
             sound = sound & ordered
         return Coded(codes, scale, index, sound)
 
+    def fuse(self, program: Program, spec: Spec) -> Program:
+        return program._replace(index=_index_coding(spec))
+
 
 def _scale_nbytes(spec: Spec) -> int:
     return 0 if spec.scale == "none" else 4
 
 
-def _sorted_coding(spec: Spec) -> tuple[int, str]:
-    planes = _planes(spec.chunk)
-    return min(
-        (vector.elias_fano_nbytes(spec.k, spec.chunk), "elias-fano"),
-        (vector.packed_nbytes(spec.k * planes, 1), "planes"),
-        (vector.packed_nbytes(spec.chunk, 1), "bitmap"),
-    )
-
-
-def _planes(n: int) -> int:
-    """Bits of an index below n."""
-    return (n - 1).bit_length()
-
-
-def _block_planes(spec: Spec) -> int:
-    return _planes(spec.block)
+def _index_coding(spec: Spec) -> Index:
+    """How indices are coded: sorted ones in the fewest bytes; of equals the first of these."""
+    if spec.index == "sorted":
+        return min((Index.BITMAP, Index.ELIAS_FANO, Index.PLANES), key=lambda coding: _nbytes_of(coding, spec))
+    return Index.OFFSETS if spec.index == "block" else Index.NONE
 
 
 def _index_nbytes(spec: Spec) -> int:
-    if spec.index == "all":
-        return 0
-    return _sorted_coding(spec)[0] if spec.index == "sorted" else vector.packed_nbytes(spec.k * _block_planes(spec), 1)
+    return _nbytes_of(_index_coding(spec), spec)
+
+
+def _nbytes_of(coding: Index, spec: Spec) -> int:
+    if coding in (Index.PLANES, Index.OFFSETS):
+        return vector.packed_nbytes(spec.k * _planes(coding, spec), 1)
+    if coding == Index.ELIAS_FANO:
+        return vector.elias_fano_nbytes(spec.k, spec.chunk)
+    return vector.packed_nbytes(spec.chunk, 1) if coding == Index.BITMAP else 0
+
+
+def _planes(coding: Index, spec: Spec) -> int:
+    """Bits of an index below the chunk, or of an offset below the block."""
+    return ((spec.block if coding == Index.OFFSETS else spec.chunk) - 1).bit_length()
 
 
 def _pack_index(index: Tensor, spec: Spec) -> Tensor:
-    if spec.index == "block":
-        return vector.pack_planes(index & (spec.block - 1), _block_planes(spec))
-    coding = _sorted_coding(spec)[1]
-    if coding == "elias-fano":
+    coding = _index_coding(spec)
+    if coding == Index.OFFSETS:
+        return vector.pack_planes(index & (spec.block - 1), _planes(coding, spec))
+    if coding == Index.ELIAS_FANO:
         return vector.elias_fano(index, spec.chunk)
-    if coding == "planes":
-        return vector.pack_planes(index, _planes(spec.chunk))
-    return vector.bitmap(index, spec.chunk)
+    return vector.pack_planes(index, _planes(coding, spec)) if coding == Index.PLANES else vector.bitmap(index, spec.chunk)
 
 
 def _unpack_index(packed: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
-    if spec.index == "block":
-        offset, sound = vector.unpack_planes(packed, _block_planes(spec), spec.k)
+    coding = _index_coding(spec)
+    if coding == Index.OFFSETS:
+        offset, sound = vector.unpack_planes(packed, _planes(coding, spec), spec.k)
         return offset + torch.arange(0, spec.chunk, spec.block, device=packed.device), sound
-    coding = _sorted_coding(spec)[1]
-    if coding == "elias-fano":
+    if coding == Index.ELIAS_FANO:
         return vector.unpack_elias_fano(packed, spec.k, spec.chunk)
-    if coding == "planes":
-        index, sound = vector.unpack_planes(packed, _planes(spec.chunk), spec.k)
-        return index, sound & (index[:, 1:] > index[:, :-1]).all(1)
+    if coding == Index.PLANES:
+        index, sound = vector.unpack_planes(packed, _planes(coding, spec), spec.k)
+        return index, sound & (index[:, 1:] > index[:, :-1]).all(1) & (index < spec.chunk).all(1)
     bits, padded = vector.unpack_bits(packed, 1, spec.chunk)
     index, sound = vector.set_positions(bits, spec.k)
     return index, sound & padded

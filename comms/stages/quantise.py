@@ -6,8 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.comms.codec import Coded, Read, Spec, Stage, Values
+from thinwire.comms.codec import Coded, Fuse, Read, Spec, Stage, Values
 from thinwire.kernels import vector
+from thinwire.kernels.program import Value
+
+
+def _as(value: Value) -> Fuse:
+    return lambda stage, program, spec: program._replace(value=value, seed=getattr(stage, "stochastic", 0))
 
 
 def _checked(coded: Coded) -> Tensor:
@@ -42,6 +47,7 @@ class Float32(_Cast):
     bits: ClassVar[int] = 32
     dtype: ClassVar[torch.dtype] = torch.float32
     summable: ClassVar[bool] = True
+    fuse: ClassVar[Fuse | None] = _as(Value.FLOAT32)
 
     def encode(self, x: Values, spec: Spec) -> Coded:
         return Coded(x.values.contiguous().view(torch.int32), None, x.index)
@@ -53,6 +59,7 @@ class BFloat16(_Cast):
 
     bits: ClassVar[int] = 16
     dtype: ClassVar[torch.dtype] = torch.bfloat16
+    fuse: ClassVar[Fuse | None] = _as(Value.BFLOAT16)
 
     def encode(self, x: Values, spec: Spec) -> Coded:
         return Coded(vector.to_bf16(x.values), None, x.index)
@@ -64,6 +71,7 @@ class Float16(_Cast):
 
     bits: ClassVar[int] = 16
     dtype: ClassVar[torch.dtype] = torch.float16
+    fuse: ClassVar[Fuse | None] = _as(Value.FLOAT16)
 
     def encode(self, x: Values, spec: Spec) -> Coded:
         return Coded(vector.to_fp16(x.values), None, x.index)
@@ -105,6 +113,7 @@ class Int8(_AbsMax):
     """-127..127."""
 
     bits: ClassVar[int] = 8
+    fuse: ClassVar[Fuse | None] = _as(Value.INT8)
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +121,7 @@ class Int4(_AbsMax):
     """-7..7, two to a byte."""
 
     bits: ClassVar[int] = 4
+    fuse: ClassVar[Fuse | None] = _as(Value.INT4)
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,6 +129,7 @@ class Int2(_AbsMax):
     """-1, 0, 1, four to a byte."""
 
     bits: ClassVar[int] = 2
+    fuse: ClassVar[Fuse | None] = _as(Value.INT2)
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,6 +137,7 @@ class Sign(Stage):
     """One bit, set for negative values, and the row's mean magnitude as scale."""
 
     kind: ClassVar[str] = "quantise"
+    fuse: ClassVar[Fuse | None] = _as(Value.SIGN)
 
     def plan(self, spec: Spec) -> Spec:
         return replace(spec, bits=1, scale="row")
@@ -152,6 +164,7 @@ class Vote(Stage):
 
     kind: ClassVar[str] = "quantise"
     unitless: ClassVar[bool] = True
+    fuse: ClassVar[Fuse | None] = _as(Value.VOTE)
 
     def plan(self, spec: Spec) -> Spec:
         return replace(spec, bits=1, scale="none" if spec.k >= _ENOUGH else "row")

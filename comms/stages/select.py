@@ -7,6 +7,7 @@ from torch import Tensor
 
 from thinwire.comms.codec import Spec, Stage, Values
 from thinwire.kernels import vector
+from thinwire.kernels.program import Program, Select
 
 
 def _power_of_two(n: int) -> bool:
@@ -29,6 +30,9 @@ class All(Stage):
 
     def encode(self, x: Tensor, spec: Spec) -> Values:
         return Values(vector.flush(x), None)
+
+    def fuse(self, program: Program, spec: Spec) -> Program:
+        return program._replace(select=Select.ALL)
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,6 +59,9 @@ class TopK(Stage):
         index = vector.top_k(x, self.k)
         return Values(x.gather(1, index), index)
 
+    def fuse(self, program: Program, spec: Spec) -> Program:
+        return program._replace(select=Select.TOP_K)
+
 
 @dataclass(frozen=True, repr=False)
 class BlockMax(Stage):
@@ -79,3 +86,6 @@ class BlockMax(Stage):
         x = vector.flush(x)
         index = vector.block_max(x, self.block)
         return Values(x.gather(1, index), index)
+
+    def fuse(self, program: Program, spec: Spec) -> Program:
+        return program._replace(select=Select.BLOCK_MAX)
