@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from thinwire.comms.wire import WireError
+from thinwire.kernels import vector
 from thinwire.kernels.program import Program
 
 KINDS = ("basis", "select", "quantise", "pack")
@@ -185,7 +186,8 @@ class Plan:
         return self.rows * self.specs[-1].k
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(rows, chunk)` float32 in the basis of the codec."""
+        """`(rows, chunk)` float32, freed of denormals, in the basis of the codec."""
+        x = vector.flush_small(x)
         for stage, spec in self._of("basis"):
             x = stage.encode(x, spec)
         return x

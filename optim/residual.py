@@ -1,6 +1,6 @@
 """What was not sent yet: error feedback and decoupled momentum are one rule with two constants.
 
-    r <- decay * r + gain * x          x in the basis of the codec; two roundings, never fused
+    r <- decay * r + gain * x          x in the basis of the codec; two products and a sum, never fused; a denormal r counts as 0
     payload = encode(r);  r <- r - decode(payload)
 
 decay 1, gain 1 is error feedback (1809.07599); decay .999 is DeMo's decoupled momentum (2411.19870). A second copy of this rule that
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from thinwire.comms.codec import Plan
+from thinwire.kernels.vector import flush_small
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ def encode(plan: Plan, residual: Tensor | None, x: Tensor, *, decay: float, gain
     """
     whole = x if gain == 1.0 else x * gain
     if residual is not None and decay != 0.0:
-        carried = residual if decay == 1.0 else residual * decay
-        whole = carried + whole
+        carried = flush_small(residual)  # what decays forever would become denormal, and slow
+        whole = (carried if decay == 1.0 else carried * decay) + whole
     payload = plan.encode(whole)
     return Message(payload, _subtract(plan, whole, payload), whole)
 

@@ -194,7 +194,7 @@ class Vote(Stage):
             if y.index is not None:
                 silent &= (y.index == _first_places(spec, y.index)).all(1)
         votes = (~silent).to(torch.float32)[:, None]
-        values = torch.where(y.codes.bool(), -votes, votes)
+        values = torch.where(y.codes.bool() & ~silent[:, None], -votes, votes)  # no -0: sums may start from a zero or from the first
         return Read(Values(values, y.index), sound)
 
 
