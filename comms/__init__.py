@@ -10,6 +10,8 @@ from thinwire.comms.codec import register as register
 from thinwire.comms.recipes import codec as codec
 from thinwire.comms.stages.basis import DCT as DCT
 from thinwire.comms.stages.pack import Pack as Pack
+from thinwire.comms.stages.quantise import FP4 as FP4
+from thinwire.comms.stages.quantise import FP8 as FP8
 from thinwire.comms.stages.quantise import BFloat16 as BFloat16
 from thinwire.comms.stages.quantise import Float16 as Float16
 from thinwire.comms.stages.quantise import Float32 as Float32

@@ -1,11 +1,11 @@
-"""The codecs by name: `none bf16 fp16 int8 int4 int2 sign`, and `[dct-]topk[K]` and `[dct-]blockmax[BLOCK]` with `-VALUES` behind."""
+"""The codecs by name: `none bf16 fp16 int8 int4 int2 fp8 fp4 sign`, and `[dct-]topk[K]` and `[dct-]blockmax[BLOCK]`, then `-VALUES`."""
 
 import re
 
 from thinwire.comms.codec import CODECS, Codec, Stage, chain, register
 from thinwire.comms.stages.basis import DCT
 from thinwire.comms.stages.pack import Pack
-from thinwire.comms.stages.quantise import BFloat16, Float16, Float32, Int2, Int4, Int8, Sign, Vote
+from thinwire.comms.stages.quantise import FP4, FP8, BFloat16, Float16, Float32, Int2, Int4, Int8, Sign, Vote
 from thinwire.comms.stages.select import All, BlockMax, TopK
 
 VALUES: dict[str, Stage] = {
@@ -15,6 +15,8 @@ VALUES: dict[str, Stage] = {
     "int8": Int8(),
     "int4": Int4(),
     "int2": Int2(),
+    "fp8": FP8(),
+    "fp4": FP4(),
     "sign": Sign(),
     "vote": Vote(),
 }
@@ -22,7 +24,7 @@ VALUES: dict[str, Stage] = {
 register("none", chain(All(None), Float32(), Pack()))
 register("bf16", chain(All(None), BFloat16(), Pack()))
 register("fp16", chain(All(None), Float16(), Pack()))
-for _name in ("int8", "int4", "int2", "sign"):
+for _name in ("int8", "int4", "int2", "fp8", "fp4", "sign"):
     register(_name, chain(All(), VALUES[_name], Pack()))
 register("topk", chain(TopK(32), Int8(), Pack()))
 register("dct-topk", chain(DCT(), TopK(32), Int8(), Pack()))

@@ -5,9 +5,13 @@ Divisors are tensors: CUDA multiplies by the reciprocal of a Python number, whic
 Functions that read what a peer sent also return `sound`, a `(rows,)` bool tensor: whether a row is one that our encoder can produce.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from thinwire.kernels import reference
+from thinwire.kernels.reference import Tiny
 
 SMALLEST = 2.0**-126
 LARGEST = 2.0**100
@@ -89,6 +93,49 @@ def quantise(values: Tensor, scale: Tensor, qmax: int) -> Tensor:
     divisor = torch.where(scale == 0, 1.0, scale)[:, None]
     codes = (values / divisor).round_().clamp_(-qmax, qmax)
     return codes.masked_fill_((scale == 0)[:, None], 0.0).to(torch.int8)
+
+
+def lowbias32(x: Tensor) -> Tensor:
+    """A mixing of 32 bits, held in int64 (torch's unsigned types know too few operations)."""
+    x = (x ^ (x >> 16)) * 0x7FEB352D & 0xFFFFFFFF
+    x = (x ^ (x >> 15)) * 0x846CA68B & 0xFFFFFFFF  # an int64 product wraps: its low bits are right
+    return x ^ (x >> 16)
+
+
+def stochastic_noise(scale: Tensor, n: int, seed: int) -> Tensor:
+    """`(rows, n)` float32 whole numbers below 2^16 from the seed, each row's scale and number, and the place in the row."""
+    rows = torch.arange(len(scale), device=scale.device) * 0x9E3779B9
+    bits = scale.contiguous().view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+    row_seed = lowbias32((lowbias32(bits ^ seed) + rows) & 0xFFFFFFFF)
+    words = lowbias32(torch.arange((n + 1) // 2, device=scale.device) ^ row_seed[:, None])
+    return torch.stack([words & 0xFFFF, words >> 16], 2).flatten(1)[:, :n].to(torch.float32)
+
+
+def quantise_stochastic(values: Tensor, scale: Tensor, qmax: int, seed: int) -> Tensor:
+    """`(rows, k)` int8: values / scale rounded down, or up as often as it is above; zeros where the scale is 0."""
+    ratio = values / torch.where(scale == 0, 1.0, scale)[:, None]
+    below = ratio.floor()
+    up = (ratio - below) * 65536.0 > stochastic_noise(scale, values.shape[1], seed)
+    codes = (below + up.to(torch.float32)).clamp_(-qmax, qmax)
+    return codes.masked_fill_((scale == 0)[:, None], 0.0).to(torch.int8)
+
+
+def to_tiny(values: Tensor, scale: Tensor, tiny: Tiny) -> Tensor:
+    """`(rows, k)` uint8 codes of the nearest tiny floats to values / scale (half to even), at most qmax, -0 made 0."""
+    magnitude = (values / torch.where(scale == 0, 1.0, scale)[:, None]).abs()
+    bits, drop = magnitude.view(torch.int32), 23 - tiny.mantissa
+    normal = (bits + ((1 << (drop - 1)) - 1) + ((bits >> drop) & 1)) >> drop
+    normal = (normal - ((127 - tiny.bias) << tiny.mantissa)).clamp_(max=tiny.largest)
+    lowest = (magnitude * 2.0 ** (tiny.bias + tiny.mantissa - 1)).round_().to(torch.int32)
+    codes = torch.where(magnitude < 2.0 ** (1 - tiny.bias), lowest, normal)
+    codes = torch.where((values < 0) & (codes > 0), codes | tiny.sign, codes)
+    return codes.masked_fill_((scale == 0)[:, None], 0).to(torch.uint8)
+
+
+def from_tiny(codes: Tensor, tiny: Tiny) -> Tensor:
+    """What uint8 codes stand for, before the scale."""
+    table = torch.from_numpy(reference.from_tiny(np.arange(2 * tiny.sign, dtype=np.uint8), tiny)).to(codes.device)
+    return table[codes.to(torch.int32)]
 
 
 def to_bf16(values: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """How a value becomes a small integer. Scales have at most 16 significant bits, so code * scale is exact in float32."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from thinwire.comms.codec import Coded, Fuse, Read, Spec, Stage, Values
 from thinwire.kernels import vector
 from thinwire.kernels.program import Value
+from thinwire.kernels.reference import E2M1, E4M3, Tiny
 
 
 def _as(value: Value) -> Fuse:
@@ -79,10 +80,19 @@ class Float16(_Cast):
 
 @dataclass(frozen=True, repr=False)
 class _AbsMax(Stage):
-    """round(value / scale) in two's complement, scale = the row's largest magnitude / qmax."""
+    """round(value / scale) in two's complement, scale = the row's largest magnitude / qmax.
+
+    `stochastic`: a seed, from 1 on, of rounding up or down at random so that the mean is right; 0 rounds to nearest. The random numbers
+    follow from seed, scale, row and place, so every implementation has the same; what is kept is then exact to an ulp of the scale only.
+    """
 
     kind: ClassVar[str] = "quantise"
     bits: ClassVar[int]
+    stochastic: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stochastic, int) or not 0 <= self.stochastic < 1 << 32:
+            raise ValueError(f"{type(self).__name__} got stochastic={self.stochastic}; choose a seed from 1 to 2^32 - 1, or 0 for none")
 
     @property
     def qmax(self) -> int:
@@ -93,19 +103,30 @@ class _AbsMax(Stage):
 
     def encode(self, x: Values, spec: Spec) -> Coded:
         scale = vector.absmax_scale(x.values, self.qmax)
-        codes = vector.quantise(x.values, scale, self.qmax)
+        if self.stochastic:
+            codes = vector.quantise_stochastic(x.values, scale, self.qmax, self.stochastic)
+        else:
+            codes = vector.quantise(x.values, scale, self.qmax)
         return Coded(codes.view(torch.uint8) & ((1 << self.bits) - 1), scale, x.index)
 
     def decode(self, y: Coded, spec: Spec) -> Read:
         assert y.scale is not None
         shift = 8 - self.bits
         codes = (y.codes << shift).view(torch.int8) >> shift
-        # The largest value of a row always gets the largest code: anything else was not made by us.
-        largest = codes.abs().amax(1) if codes.shape[1] else codes.new_zeros(codes.shape[0])
+        # To nearest, the largest value of a row gets the largest code; at random, perhaps the one below. Others were not made by us.
+        largest = _largest(codes.abs())
         most_negative = (codes == -self.qmax - 1).any(1)
         expected = torch.where(y.scale == 0, 0, self.qmax)
-        sound = vector.sound_scale(y.scale, self.qmax) & (largest == expected) & ~most_negative
+        as_made = (largest == expected) | ((largest == self.qmax - 1) & (y.scale != 0) & (self.stochastic > 0))
+        sound = vector.sound_scale(y.scale, self.qmax) & as_made & ~most_negative
         return Read(Values(codes.to(torch.float32) * y.scale[:, None], y.index), _checked(y) & sound)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self.stochastic else f"{type(self).__name__}()"
+
+
+def _largest(codes: Tensor) -> Tensor:
+    return codes.amax(1) if codes.shape[1] else codes.new_zeros(codes.shape[0])
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,6 +151,48 @@ class Int2(_AbsMax):
 
     bits: ClassVar[int] = 2
     fuse: ClassVar[Fuse | None] = _as(Value.INT2)
+
+
+@dataclass(frozen=True, repr=False)
+class _Tiny(Stage):
+    """The nearest float of a few bits to value / scale, scale = the row's largest magnitude / the largest such float."""
+
+    kind: ClassVar[str] = "quantise"
+    bits: ClassVar[int]
+    tiny: ClassVar[Tiny]
+
+    def plan(self, spec: Spec) -> Spec:
+        return replace(spec, bits=self.bits, scale="row")
+
+    def encode(self, x: Values, spec: Spec) -> Coded:
+        scale = vector.absmax_scale(x.values, self.tiny.qmax)
+        return Coded(vector.to_tiny(x.values, scale, self.tiny), scale, x.index)
+
+    def decode(self, y: Coded, spec: Spec) -> Read:
+        assert y.scale is not None
+        # The largest value of a row gets the largest code; NaN would be above it, and -0 is never made.
+        largest = _largest(y.codes & (self.tiny.sign - 1))
+        expected = torch.where(y.scale == 0, 0, self.tiny.largest)
+        sound = vector.sound_scale(y.scale, self.tiny.qmax) & (largest == expected) & (y.codes != self.tiny.sign).all(1)
+        return Read(Values(vector.from_tiny(y.codes, self.tiny) * y.scale[:, None], y.index), _checked(y) & sound)
+
+
+@dataclass(frozen=True, repr=False)
+class FP8(_Tiny):
+    """A sign, 4 bits of exponent, 3 of mantissa (e4m3): small values keep 4 significant bits, where `Int8` has none left."""
+
+    bits: ClassVar[int] = 8
+    tiny: ClassVar[Tiny] = E4M3
+    fuse: ClassVar[Fuse | None] = _as(Value.FP8)
+
+
+@dataclass(frozen=True, repr=False)
+class FP4(_Tiny):
+    """0, 0.5, 1, 1.5, 2, 3, 4, 6 and a sign (e2m1), two to a byte."""
+
+    bits: ClassVar[int] = 4
+    tiny: ClassVar[Tiny] = E2M1
+    fuse: ClassVar[Fuse | None] = _as(Value.FP4)
 
 
 @dataclass(frozen=True, repr=False)

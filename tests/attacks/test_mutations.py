@@ -10,9 +10,9 @@ import struct
 import pytest
 import torch
 
+from tests.codecs import named
 from thinwire.comms import CODECS, RoundKey, WireError
 from thinwire.comms.codec import Plan
-from thinwire.comms.recipes import codec as named
 from thinwire.comms.wire import HEADER_NBYTES, Header, frame, unframe, with_checksum
 from thinwire.kernels import vector
 
@@ -26,8 +26,12 @@ SPARSE = [
     "blockmax",
     "blockmax16-int8",
     "blockmax128-vote",
+    "topk64-fp8",
+    "blockmax16-fp4",
+    "blockmax16-int4-stochastic",
+    "topk7-int2-stochastic",
 ]
-DENSE = ["none", "bf16", "fp16", "int8", "int4", "int2", "sign"]
+DENSE = ["none", "bf16", "fp16", "int8", "int4", "int2", "fp8", "fp4", "sign", "int8-stochastic"]
 PATTERNS = (
     0x00000000,
     0xFFFFFFFF,

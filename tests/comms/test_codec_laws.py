@@ -5,17 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.codecs import NAMES, named
 from tests.kernels.test_vector_is_reference import KINDS, clean, rows
 from thinwire.comms import CODECS, WireError, chain
-from thinwire.comms.recipes import codec as named
 from thinwire.optim import residual
 from thinwire.optim.fragment import Fragment
 
-NAMES = [
-    *CODECS,
-    *("topk-int4", "topk1-fp32", "topk7-int2", "topk2048-sign", "topk4096-fp16", "topk64-bf16", "blockmax16-int8"),
-    *("blockmax256-int4", "blockmax128-vote", "dct-blockmax128-vote", "dct32-topk16", "dct8-blockmax16-int2", "dct-topk-fp16"),
-]
 SIGNED_MEANS = ("sign", "vote", "blockmax", "dct-blockmax")  # values that error feedback conserves to an ulp only
 
 
@@ -44,8 +39,9 @@ def test_rows_are_independent(name: str) -> None:
     x = matrix(name, "normal", 5)
     record = named(name).plan(1, x.shape[1]).nbytes
     whole = named(name).plan(*x.shape).encode(x).view(5, record)
-    for i in range(5):
+    for i in range(1 if "stochastic" in name else 5):  # random numbers depend on the row
         assert torch.equal(named(name).plan(1, x.shape[1]).encode(x[i : i + 1].contiguous()), whole[i])
+    assert torch.equal(named(name).plan(3, x.shape[1]).encode(x[:3]), whole[:3].reshape(-1))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,7 +55,7 @@ def test_error_feedback_conserves_mass_bit_for_bit(name: str, kind: str) -> None
         payback = torch.where(x == 0, sent * -(2.0**-100), 0.0)  # of a vote on nothing
         assert torch.equal(message.kept, torch.where(sent != 0, payback, x))
         assert bool(((sent == 0) | (sent == x.sign()) | (x == 0)).all())
-    elif "sign" in name or name in SIGNED_MEANS:
+    elif "sign" in name or "stochastic" in name or name in SIGNED_MEANS:
         ulp = 2.0**-23 * torch.maximum(x.abs(), sent.abs())
         assert bool(((sent + message.kept - x).abs() <= 1.3 * ulp).all())
     else:
@@ -77,7 +73,7 @@ def votes_on(name: str, x: torch.Tensor, rounds: int) -> torch.Tensor:
     return total
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "vote" in name] + ["topk1-vote", "topk31-vote"])
+@pytest.mark.parametrize("name", [name for name in NAMES if "vote" in name] + ["topk1-vote"])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("first", [True, False])
 def test_votes_move_both_ways(name: str, sign: float, first: bool) -> None:
@@ -130,7 +126,7 @@ SHAPES = st.lists(st.lists(st.sampled_from([0, 1, 2, 3, 7, 31, 64, 65, 127, 160]
 @settings(max_examples=150, deadline=None)
 def test_every_shape_goes_through_a_fragment_and_is_never_larger_than_dense(shapes: list[torch.Size], name: str, seed: int) -> None:
     shapes = [shape for shape in shapes if shape.numel() < 300_000]
-    fragment = Fragment(shapes, name)
+    fragment = Fragment(shapes, named(name))
     assert fragment.plan.nbytes <= fragment.dense_nbytes
     flat = torch.randn(fragment.numel, generator=torch.Generator().manual_seed(seed))
     cut = fragment.matrix(flat)

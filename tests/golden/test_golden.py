@@ -10,15 +10,19 @@ import pytest
 import torch
 import xxhash
 
+from tests.codecs import MADE, named
 from thinwire.comms import CODECS
-from thinwire.comms.recipes import codec as named
 from thinwire.comms.wire import Header, RoundKey, bytes_of, frame
 from thinwire.optim import residual
 from thinwire.optim.aggregate import contributors, mean
 from thinwire.optim.fragment import Fragment
 
 FILE = Path(__file__).with_name("payloads.json")
-NAMES = [*CODECS, "topk64-int4", "topk7-int2", "topk2048-sign", "dct-blockmax128-vote", "dct32-topk16-fp32", "blockmax16-bf16"]
+NAMES = [
+    *CODECS,
+    *("topk64-int4", "topk7-int2", "topk2048-sign", "dct-blockmax128-vote", "dct32-topk16-fp32", "blockmax16-bf16"),
+    *("topk64-fp4", "dct16-topk5-fp8", *MADE),
+]
 SHAPES = [torch.Size(shape) for shape in ((), (70,), (65, 130), (8, 3, 5, 5), (257, 19))]
 
 

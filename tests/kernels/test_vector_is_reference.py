@@ -67,6 +67,12 @@ def test_flush_zeroes_what_the_wire_cannot_carry(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_flush_small_leaves_what_is_not_finite(kind: str) -> None:
+    x = rows(kind, 7, 256, 1)
+    same(vector.flush_small(torch.from_numpy(x)), reference.flush_small(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("k", "chunk"), [(1, 64), (32, 4096), (64, 4096), (17, 256), (64, 64), (3, 8)])
 def test_top_k_is_the_reference(kind: str, k: int, chunk: int) -> None:
     x = clean(rows(kind, 5, chunk, 2))
@@ -92,6 +98,23 @@ def test_scales_and_codes_are_the_reference(kind: str, k: int) -> None:
         codes = np.stack([reference.quantise(row, scale, qmax) for row, scale in zip(x, scales, strict=True)])
         same(vector.quantise(values, torch.from_numpy(scales), qmax), codes)
         assert bool(vector.sound_scale(torch.from_numpy(scales), qmax).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [1, 2, 3, 31, 32, 1024])
+def test_tiny_floats_and_random_rounding_are_the_reference(kind: str, k: int) -> None:
+    x = clean(rows(kind, 6, k, 4))
+    values = torch.from_numpy(x)
+    for tiny in (reference.E4M3, reference.E2M1):
+        scales = np.array([reference.absmax_scale(row, tiny.qmax) for row in x])
+        codes = np.stack([reference.to_tiny(row, scale, tiny) for row, scale in zip(x, scales, strict=True)])
+        same(vector.to_tiny(values, torch.from_numpy(scales), tiny), codes)
+        same(vector.from_tiny(torch.from_numpy(codes), tiny), np.stack([reference.from_tiny(row, tiny) for row in codes]))
+    for qmax, seed in ((1, 1), (7, 2**32 - 1), (127, 5)):
+        scales = np.array([reference.absmax_scale(row, qmax) for row in x])
+        each = enumerate(zip(x, scales, strict=True))
+        wanted = np.stack([reference.quantise_stochastic(row, scale, qmax, seed, i) for i, (row, scale) in each])
+        same(vector.quantise_stochastic(values, torch.from_numpy(scales), qmax, seed), wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)
