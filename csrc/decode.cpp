@@ -1,0 +1,327 @@
+// One row after another: records of all members -> sum in member order -> divide -> inverse basis -> finish; memory is read and written once.
+#include <cmath>
+
+#include "jobs.h"
+#include "quantise.h"
+#include "record.h"
+#include "tile.h"
+
+namespace {
+
+constexpr int64_t ROOM = TW_MOST_CHUNK + 64;
+
+struct alignas(64) Work {
+    float sum[ROOM];      // of the members, then what is done with it
+    float scratch[ROOM];  // of the transform; values of one member
+    int32_t places[ROOM], parts[ROOM];
+    uint8_t codes[ROOM];
+    uint16_t index[ROOM], count[ROOM], touched[ROOM];
+};
+
+inline int64_t blocks16(int64_t n) { return (n + 15) / 16 * 16; }
+
+// What n packed values at `in` stand for, n16 of them written; `in` has at least the padded bytes of n values.
+void read_values(const tw_program &p, const uint8_t *in, float scale, int64_t n, uint8_t *codes, float *values) {
+    const int wide = value_bits(p.value);
+    const F s = all(scale);
+    switch (p.value) {
+        case V_FLOAT32: std::memcpy(values, in, (size_t)(4 * n)); return;
+        case V_BFLOAT16:
+        case V_FLOAT16:
+            for (int64_t i = 0; i < n; i += WIDTH) {
+                uint16_t half[WIDTH] = {};
+                std::memcpy(half, in + 2 * i, (size_t)(2 * std::min<int64_t>(WIDTH, n - i)));
+                I code;
+                for (int j = 0; j < WIDTH; j++) code[j] = half[j];
+                store(values + i, p.value == V_BFLOAT16 ? from_bf16(code) : from_fp16(code));
+            }
+            return;
+    }
+    if (wide < 8) unpack_codes(in, n, wide, codes), in = codes;
+    else if (n % 16) std::memcpy(codes, in, (size_t)padded(8 * n)), in = codes;
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        const I code = load_codes(in + i);
+        F v;
+        switch (p.value) {
+            case V_INT8: v = to_float((I)((U)code << 24) >> 24) * s; break;
+            case V_INT4: v = to_float((I)((U)code << 28) >> 28) * s; break;
+            case V_INT2: v = to_float((I)((U)code << 30) >> 30) * s; break;
+            case V_FP8: v = floats(bits(from_fp8(code & 0x7F) * s) | (I)((U)(code & 0x80) << 24)); break;
+            case V_FP4: v = floats(bits(from_fp4(code & 7) * s) | (I)((U)(code & 8) << 28)); break;
+            default: v = floats(bits(s) ^ (I)((U)code << 31)); break;  // sign and vote
+        }
+        store(values + i, v);
+    }
+}
+
+// Whether a vote's record says that its member does not vote in this row.
+bool is_silent(const tw_program &p, float scale, const uint8_t *values, const uint16_t *index) {
+    if (p.scale) return scale == 0;
+    for (int64_t i = 0; i < p.k; i++) {
+        const int sign = values[i / 8] >> (i % 8) & 1;
+        if (sign != (int)(0x9E3779B97F4A7C15ull >> (i % 64) & 1)) return false;
+        if (index && index[i] != i * (p.block ? p.block : 1)) return false;
+    }
+    return true;
+}
+
+struct Record {
+    float scale;
+    const uint8_t *values;
+    bool sound;
+};
+
+// The fields of a record: scale, places (none when all coefficients are sent), and where the values begin.
+Record open_record(const tw_program &p, const uint8_t *record, Work &work) {
+    Record r = {1, record, true};
+    if (p.scale) std::memcpy(&r.scale, record, 4), record += 4;
+    if (p.index != X_NONE) {
+        r.sound = unpack_index(record, p.k, p.chunk, p.block, p.index, work.places, work.parts, work.index);
+        record += p.record - 4 * p.scale - padded(p.k * value_bits(p.value));
+    }
+    r.values = record;
+    return r;
+}
+
+void add_some(const TwDecode &job, int64_t row, Work &work) {
+    const tw_program &p = job.program;
+    const int64_t k = p.k;
+    int64_t touched = 0;
+    for (int64_t m = 0; m < job.members; m++) {
+        const Record r = open_record(p, job.payloads[m] + row * p.record, work);
+        const bool silent = p.value == V_VOTE && is_silent(p, r.scale, r.values, work.index);
+        read_values(p, r.values, silent ? 0.0f : p.value == V_VOTE ? 1.0f : r.scale, k, work.codes, work.scratch);
+        for (int64_t i = 0; i < k; i++) {
+            const uint16_t at = work.index[i];
+            work.sum[at] += silent ? 0.0f : work.scratch[i];
+            work.touched[touched] = at;
+            touched += work.count[at]++ == 0;
+        }
+    }
+    const float all_members = (float)job.members;
+    for (int64_t i = 0; i < touched; i++) {
+        const uint16_t at = work.touched[i];
+        work.sum[at] /= job.contributors ? (float)work.count[at] : all_members;
+        work.count[at] = 0;
+    }
+}
+
+void add_all(const TwDecode &job, int64_t row, int64_t piece, int64_t n, Work &work) {
+    const tw_program &p = job.program;
+    for (int64_t m = 0; m < job.members; m++) {
+        const Record r = open_record(p, job.payloads[m] + row * p.record, work);
+        const bool silent = p.value == V_VOTE && is_silent(p, r.scale, r.values, nullptr);
+        const uint8_t *values = r.values + piece * TW_PIECE * value_bits(p.value) / 8;
+        float *to = m ? work.scratch : work.sum;
+        read_values(p, values, p.value == V_VOTE ? 1.0f : r.scale, n, work.codes, to);
+        if (silent) std::memset(to, 0, (size_t)(4 * n));
+        if (m)
+            for (int64_t i = 0; i < n; i += WIDTH) store(work.sum + i, load(work.sum + i) + load(to + i));
+    }
+    const float members = (float)job.members;
+    if (job.members & (job.members - 1)) {
+        for (int64_t i = 0; i < n; i += WIDTH) store(work.sum + i, load(work.sum + i) / members);
+    } else if (job.members > 1) {  // the same bits: a power of two
+        for (int64_t i = 0; i < n; i += WIDTH) store(work.sum + i, load(work.sum + i) * (1 / members));
+    }
+}
+
+TW_INLINE F sign_of(F u) { return floats((bits(all(1.0f)) & (u > 0)) | (bits(all(-1.0f)) & (u < 0))); }
+
+// Weights of any dtype as vectors of float32; what is stored is rounded half to even.
+struct Float32 {
+    static constexpr int64_t nbytes = 4;
+    static TW_INLINE F get(const char *p) { return load((const float *)p); }
+    static TW_INLINE F round(F v) { return v; }
+    static TW_INLINE void put(char *p, F v) { store((float *)p, v); }
+};
+// NaN stays NaN, and what is too large becomes Inf, as torch rounds.
+struct BFloat16 {
+    static constexpr int64_t nbytes = 2;
+    static TW_INLINE I code(F v) {
+        const U b = (U)bits(v);
+        const I rounded = (I)((b + 0x7FFF + ((b >> 16) & 1)) >> 16), nan = magnitude(v) > 0x7F800000;
+        return (0x7FC0 & nan) | (rounded & ~nan);
+    }
+    static TW_INLINE F get(const char *p) {
+        uint16_t half[WIDTH];
+        std::memcpy(half, p, sizeof half);
+        I v;
+        for (int j = 0; j < WIDTH; j++) v[j] = half[j];
+        return floats(v << 16);
+    }
+    static TW_INLINE F round(F v) { return floats(code(v) << 16); }
+    static TW_INLINE void put(char *p, F v) {
+        const I c = code(v);
+        uint16_t half[WIDTH];
+        for (int j = 0; j < WIDTH; j++) half[j] = (uint16_t)c[j];
+        std::memcpy(p, half, sizeof half);
+    }
+};
+
+template <class T> TW_INLINE void step(const tw_finish &f, char *w, F u) {
+    F v = T::get(w);
+    if (f.keep != 1) v = T::round(v * f.keep);
+    T::put(w, v - (f.sign ? sign_of(u) : u) * f.lr);
+}
+
+template <class T> TW_INLINE void sgd(const tw_finish &f, char *w, float *anchor, float *momentum, F u) {
+    if (f.mu != 0) {
+        const F m = load(momentum) * f.mu + u;
+        store(momentum, m);
+        u = f.nesterov ? u + m * f.mu : m;
+    }
+    const F a = load(anchor) - (f.lr == 1 ? u : u * f.lr);
+    store(anchor, a);
+    if (w) T::put(w, a);
+}
+
+template <class T> void finish_run(const tw_finish &f, char *w, float *anchor, float *momentum, const float *u, int64_t n) {
+    int64_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        if (f.kind == TW_STEP) step<T>(f, w + i * T::nbytes, load(u + i));
+        else sgd<T>(f, w ? w + i * T::nbytes : nullptr, anchor + i, momentum ? momentum + i : nullptr, load(u + i));
+    }
+    if (i == n) return;
+    // The last few go by way of whole vectors.
+    const size_t left = (size_t)(n - i);
+    alignas(64) char wide_w[4 * WIDTH] = {};
+    alignas(64) float wide_a[WIDTH] = {}, wide_m[WIDTH] = {}, wide_u[WIDTH] = {};
+    std::memcpy(wide_u, u + i, 4 * left);
+    if (w) std::memcpy(wide_w, w + i * T::nbytes, T::nbytes * left);
+    if (anchor) std::memcpy(wide_a, anchor + i, 4 * left);
+    if (momentum) std::memcpy(wide_m, momentum + i, 4 * left);
+    if (f.kind == TW_STEP) step<T>(f, wide_w, load(wide_u));
+    else sgd<T>(f, w ? wide_w : nullptr, wide_a, wide_m, load(wide_u));
+    if (w) std::memcpy(w + i * T::nbytes, wide_w, T::nbytes * left);
+    if (anchor) std::memcpy(anchor + i, wide_a, 4 * left);
+    if (momentum) std::memcpy(momentum + i, wide_m, 4 * left);
+}
+
+void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
+    const tw_finish &f = job.finish;
+    each_run(*job.layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
+        const int64_t flat = sheet.flat + element;
+        if (f.kind == TW_OUT) {
+            float *out = f.anchor + flat;
+            if (aligned(out) && count % WIDTH == 0)
+                for (int64_t i = 0; i < count; i += WIDTH) stream(out + i, load(u + at + i));
+            else std::memcpy(out, u + at, (size_t)(4 * count));
+            return;
+        }
+        char *w = sheet.data ? sheet.data + element * element_nbytes(sheet.dtype) : nullptr;
+        float *anchor = f.anchor ? f.anchor + flat : nullptr, *momentum = f.momentum ? f.momentum + flat : nullptr;
+        if (sheet.dtype == TW_BFLOAT16) finish_run<BFloat16>(f, w, anchor, momentum, u + at, count);
+        else finish_run<Float32>(f, w, anchor, momentum, u + at, count);
+    });
+}
+
+// -- what an encoder can have made ---------------------------------------------------------------------------------------------
+
+bool sound_scale(float scale, float most) {
+    const uint32_t b = bits_of(scale);
+    if (b == 0) return true;
+    const float product = scale * most;
+    return (b & 0xFF) == 0 && product >= 0x1p-100f && product <= 0x1p101f;
+}
+
+// NaN, Inf, beyond 2^100, below 2^-126 and -0 are never sent.
+bool sound_floats(const tw_program &p, const uint8_t *in, int64_t n) {
+    const int nbytes = value_bits(p.value) / 8;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t code = 0;
+        std::memcpy(&code, in + i * nbytes, (size_t)nbytes);
+        if (code == 0) continue;
+        I wide = {};
+        wide[0] = (int32_t)code;
+        const F v = p.value == V_FLOAT32 ? floats(wide) : p.value == V_BFLOAT16 ? from_bf16(wide) : from_fp16(wide);
+        const int32_t m = magnitude(v)[0];
+        if (m < SMALLEST || m > LARGEST) return false;
+    }
+    for (int64_t i = n * nbytes; i % 4; i++)
+        if (in[i]) return false;
+    return true;
+}
+
+bool sound_codes(const tw_program &p, const uint8_t *in, float scale, int64_t n, Work &work) {
+    if (!zero_padding(in, n * value_bits(p.value))) return false;
+    if (p.value == V_SIGN || p.value == V_VOTE) {
+        if (scale != 0 || !p.scale) return true;
+        for (int64_t i = 0; i < padded(n); i++)
+            if (in[i]) return false;
+        return true;
+    }
+    const int wide = value_bits(p.value);
+    unpack_codes(in, n, wide, work.codes);
+    const bool minifloat = p.value == V_FP8 || p.value == V_FP4;
+    const int32_t top = 1 << (wide - 1), most = p.value == V_FP8 ? 0x7E : top - 1;
+    I largest = {}, wrong = {};
+    std::memset(work.codes + n, 0, 32);
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        const I code = load_codes(work.codes + i), negative_ = (code & top) != 0;
+        wrong |= code == top;  // -0, or the most negative number
+        const I size = minifloat ? code & (top - 1) : (((I{} + 2 * top) - code) & negative_) | (code & ~negative_);
+        largest = larger(largest, size);
+    }
+    if (negative(wrong)) return false;
+    const int32_t found = largest_lane(largest);
+    if (scale == 0) return found == 0;
+    return found == most || (p.seed && found == most - 1);
+}
+
+bool sound_record(const tw_program &p, const uint8_t *record, Work &work) {
+    const Record r = open_record(p, record, work);
+    if (!r.sound) return false;
+    if (value_bits(p.value) > 8) return sound_floats(p, r.values, p.k);
+    if (p.value != V_VOTE) return (!p.scale || sound_scale(r.scale, value_most(p.value))) && sound_codes(p, r.values, r.scale, p.k, work);
+    if (!p.scale) return sound_codes(p, r.values, 1, p.k, work);
+    if (bits_of(r.scale) != 0 && r.scale != 1) return false;
+    if (!sound_codes(p, r.values, r.scale, p.k, work)) return false;
+    if (r.scale == 0 && p.index != X_NONE)
+        for (int64_t i = 0; i < p.k; i++)
+            if (work.index[i] != i * (p.block ? p.block : 1)) return false;
+    return true;
+}
+
+}  // namespace
+
+namespace TW_NAMESPACE {
+
+void decode(const TwDecode &job, int64_t begin, int64_t end) {
+    const tw_program &p = job.program;
+    Work work;
+    std::memset(work.count, 0, sizeof work.count);
+    for (int64_t unit = begin; unit < end; unit++) {
+        const int64_t row = unit / job.units.pieces, piece = unit % job.units.pieces;
+        const int64_t start = row * p.chunk + piece * TW_PIECE, n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
+        if (p.index == X_NONE) {
+            add_all(job, row, piece, n, work);
+        } else {
+            std::memset(work.sum, 0, (size_t)(4 * n));
+            add_some(job, row, work);
+        }
+        if (p.side) transform_tile<Way::inverse>(work.sum, work.sum, work.scratch, p.side);
+        finish(job, start, n, work.sum);
+    }
+    fence();
+}
+
+void check(const TwCheck &job, int64_t begin, int64_t end) {
+    const tw_program &p = job.program;
+    Work work;
+    for (int64_t unit = begin; unit < end; unit++) {
+        job.bad[unit] = -1;
+        const int64_t row = unit / job.units.pieces, piece = unit % job.units.pieces;
+        const uint8_t *record = job.payload + row * p.record;
+        bool sound;
+        if (value_bits(p.value) > 8 && p.index == X_NONE) {
+            const int64_t n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
+            sound = sound_floats(p, record + piece * TW_PIECE * value_bits(p.value) / 8, n);
+        } else {
+            sound = sound_record(p, record, work);
+        }
+        if (!sound) job.bad[unit] = row;
+    }
+}
+
+}  // namespace TW_NAMESPACE

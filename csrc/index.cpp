@@ -1,0 +1,96 @@
+// Index coding by itself: the three fixed-size codings of a record, and Golomb-Rice streams of variable length.
+#include <cmath>
+
+#include "jobs.h"
+#include "record.h"
+
+namespace {
+
+constexpr int64_t ROOM = TW_MOST_CHUNK + 64;
+
+// TW_... of the interface to the coding of a record.
+int64_t record_coding(int coding) { return coding == TW_ELIAS_FANO ? X_ELIAS_FANO : coding == TW_BITMAP ? X_BITMAP : X_PLANES; }
+
+// Each gap (differences less 1, the first place itself): gap >> b ones, a zero, then the low b bits; from the lowest bit on.
+int64_t pack_rice(const uint16_t *index, int64_t k, int b, uint8_t *out) {
+    uint64_t held = 0;
+    int filled = 0;
+    uint8_t *const start = out;
+    int64_t last = -1;
+    const auto flush = [&] {
+        while (filled >= 8) *out++ = (uint8_t)held, held >>= 8, filled -= 8;
+    };
+    for (int64_t i = 0; i < k; i++) {
+        const uint64_t gap = (uint64_t)(index[i] - last - 1);
+        last = index[i];
+        uint64_t ones = gap >> b;
+        for (; ones > 32; ones -= 32) held |= 0xFFFFFFFFull << filled, filled += 32, flush();
+        held |= ((1ull << ones) - 1) << filled, filled += (int)ones + 1;
+        if (filled > 40) flush();
+        held |= (gap & ((1ull << b) - 1)) << filled, filled += b;
+        if (filled > 24) flush();
+    }
+    filled = (filled + 7) / 8 * 8;
+    flush();
+    return out - start;
+}
+
+bool unpack_rice(const uint8_t *in, int64_t nbytes, int64_t k, int64_t chunk, int b, uint16_t *index) {
+    int64_t bit = 0, last = -1;
+    const int64_t bits = nbytes * 8;
+    bool sound = true;
+    for (int64_t i = 0; i < k; i++) {
+        int64_t ones = 0;
+        for (;;) {
+            const uint32_t word = bits_at(in, nbytes, bit) | 0xFE000000u;  // of which at least 25 bits are read
+            const int run = ~word ? __builtin_ctz(~word) : 32;
+            if (run < 25) { ones += run, bit += run; break; }
+            ones += 25, bit += 25;
+            if (bit >= bits) break;
+        }
+        bit++;
+        const int64_t low = bits_at(in, nbytes, bit) & ((1u << b) - 1);
+        bit += b;
+        const int64_t at = last + 1 + (ones << b) + low;
+        if (bit > bits || at >= chunk) {
+            sound = false;
+            for (; i < k; i++) index[i] = 0;
+            break;
+        }
+        index[i] = (uint16_t)at;
+        last = at;
+    }
+    if (!sound || (bit + 7) / 8 != nbytes) return false;
+    return bit % 8 == 0 || in[nbytes - 1] >> (bit % 8) == 0;
+}
+
+}  // namespace
+
+namespace TW_NAMESPACE {
+
+void index_pack(const uint16_t *index, int64_t rows, int64_t k, int64_t chunk, int coding, int rice, uint8_t *out, int64_t stride,
+                int64_t *sizes) {
+    alignas(64) int32_t scratch[ROOM];
+    const int64_t nbytes = tw_index_nbytes(k, chunk, coding, rice);
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t size = nbytes;
+        if (coding == TW_RICE) size = pack_rice(index + row * k, k, rice, out + row * stride);
+        else pack_index(index + row * k, k, chunk, 0, record_coding(coding), scratch, out + row * stride);
+        if (sizes) sizes[row] = size;
+    }
+}
+
+int64_t index_unpack(const uint8_t *in, int64_t rows, int64_t k, int64_t chunk, int coding, int rice, int64_t stride,
+                     const int64_t *sizes, uint16_t *index) {
+    alignas(64) int32_t scratch[ROOM], part[ROOM];
+    int64_t bad = -1;
+    for (int64_t row = 0; row < rows; row++) {
+        const uint8_t *from = in + row * stride;
+        const bool sound = coding == TW_RICE ? unpack_rice(from, sizes[row], k, chunk, rice, index + row * k)
+                                             : unpack_index(from, k, chunk, 0, record_coding(coding), scratch, part, index + row * k);
+        if (!sound && bad < 0) bad = row;
+    }
+    return bad;
+}
+
+}  // namespace TW_NAMESPACE

@@ -1,0 +1,205 @@
+// The fields of a record: indices and packed codes (docs/wire-format.md).
+#pragma once
+#include "simd.h"
+
+namespace {
+
+// As kernels/program.py.
+enum Index { X_NONE, X_ELIAS_FANO, X_PLANES, X_BITMAP, X_OFFSETS };
+
+inline int64_t padded(int64_t bits) { return (bits + 31) / 32 * 4; }
+inline int floor_log2(int64_t n) { return 63 - __builtin_clzll((uint64_t)n); }
+inline int planes_of(int64_t n) { return n > 1 ? floor_log2(n - 1) + 1 : 0; }  // bits of a number below n
+inline int elias_fano_low(int64_t k, int64_t chunk) { return k && chunk >= k ? floor_log2(chunk / k) : 0; }
+
+inline uint64_t load64(const uint8_t *p) {
+    uint64_t x;
+    std::memcpy(&x, p, 8);
+    return x;
+}
+
+// Bits from the lowest on; `out` must have 8 bytes of room behind the last word.
+struct BitWriter {
+    uint8_t *out;
+    uint64_t held = 0;
+    int filled = 0;
+    TW_INLINE void put(uint64_t value, int n) {  // n <= 32
+        held |= value << filled;
+        filled += n;
+        if (filled >= 32) {
+            const uint32_t word = (uint32_t)held;
+            std::memcpy(out, &word, 4);
+            out += 4, held >>= 32, filled -= 32;
+        }
+    }
+    TW_INLINE void pad() {  // to a word
+        if (filled) put(0, 32 - filled);
+    }
+};
+
+// Reads up to 32 bits at any bit of `in`, which has `nbytes` bytes; beyond its end are zeros.
+inline uint32_t bits_at(const uint8_t *in, int64_t nbytes, int64_t bit) {
+    const int64_t byte = bit / 8;
+    uint64_t word = 0;
+    if (byte + 8 <= nbytes) word = load64(in + byte);
+    else if (byte < nbytes) std::memcpy(&word, in + byte, (size_t)(nbytes - byte));
+    return (uint32_t)(word >> (bit % 8));
+}
+
+// Plane p: bit p of every number, at bit p * n. `numbers` is padded with zeros to 64.
+inline void pack_planes(const int32_t *numbers, int64_t n, int planes, BitWriter &to) {
+    for (int p = 0; p < planes; p++)
+        for (int64_t i = 0; i < n; i += 32) {
+            uint32_t word = 0;
+            for (int j = 0; j < 32; j += WIDTH) word |= negative(load_int(numbers + i + j) << (31 - p)) << j;
+            const int64_t left = n - i;
+            to.put(word, left < 32 ? (int)left : 32);
+        }
+}
+
+// The numbers of pack_planes; written up to the next multiple of 32.
+inline void unpack_planes(const uint8_t *in, int64_t nbytes, int64_t n, int planes, int32_t *numbers) {
+    for (int64_t i = 0; i < n; i += 32) {
+        I out[32 / WIDTH] = {};
+        for (int p = 0; p < planes; p++) {
+            const uint32_t word = bits_at(in, nbytes, p * n + i);
+            for (int j = 0; j < 32 / WIDTH; j++) out[j] |= (I)(((U{} + (word >> (j * WIDTH))) >> (U)lanes() & 1) << p);
+        }
+        for (int j = 0; j < 32 / WIDTH; j++) store_int(numbers + i + j * WIDTH, out[j]);
+    }
+}
+
+inline bool zero_padding(const uint8_t *in, int64_t bits) {
+    for (int64_t bit = bits; bit < padded(bits) * 8; bit++)
+        if (in[bit / 8] >> (bit % 8) & 1) return false;
+    return true;
+}
+
+// Ascending places to bytes. Elias-Fano: bit (index >> low) + i of the upper part is set for the i-th; then the low bits as planes.
+inline void pack_index(const uint16_t *index, int64_t k, int64_t chunk, int64_t block, int64_t coding, int32_t *scratch, uint8_t *out) {
+    if (coding == X_BITMAP) {
+        std::memset(out, 0, (size_t)padded(chunk));
+        for (int64_t i = 0; i < k; i++) out[index[i] / 8] |= (uint8_t)(1 << index[i] % 8);
+        return;
+    }
+    int planes = coding == X_OFFSETS ? planes_of(block) : planes_of(chunk);
+    if (coding == X_ELIAS_FANO) {
+        planes = elias_fano_low(k, chunk);
+        const int64_t nbytes = padded(k + (chunk >> planes));
+        std::memset(out, 0, (size_t)nbytes);
+        for (int64_t i = 0; i < k; i++) {
+            const int64_t bit = (index[i] >> planes) + i;
+            out[bit / 8] |= (uint8_t)(1 << bit % 8);
+        }
+        out += nbytes;
+    }
+    const int32_t mask = (1 << planes) - 1;
+    const int64_t whole = (k + 31) / 32 * 32;
+    for (int64_t i = 0; i < k; i++) scratch[i] = index[i] & mask;
+    for (int64_t i = k; i < whole; i++) scratch[i] = 0;
+    BitWriter to{out};
+    pack_planes(scratch, k, planes, to);
+    to.pad();
+}
+
+// Places below chunk whatever the bytes; true when they are what pack_index can have made. Scratch: k numbers and 32 more, twice.
+inline bool unpack_index(const uint8_t *in, int64_t k, int64_t chunk, int64_t block, int64_t coding, int32_t *scratch, int32_t *part,
+                         uint16_t *index) {
+    bool sound = true;
+    if (coding == X_BITMAP || coding == X_ELIAS_FANO) {
+        const int low = coding == X_ELIAS_FANO ? elias_fano_low(k, chunk) : 0;
+        const int64_t bits = coding == X_ELIAS_FANO ? k + (chunk >> low) : chunk, nbytes = padded(bits);
+        int64_t found = 0;
+        for (int64_t byte = 0; byte < nbytes; byte += 4) {
+            uint32_t word;
+            std::memcpy(&word, in + byte, 4);
+            while (word && found < k) scratch[found++] = (int32_t)(byte * 8 + __builtin_ctz(word)), word &= word - 1;
+            if (word) sound = false;  // more than k
+        }
+        if (found < k) sound = false;
+        while (found < k) scratch[found] = (int32_t)found, found++;
+        sound = sound && zero_padding(in, bits);
+        if (coding == X_BITMAP) {
+            for (int64_t i = 0; i < k; i++) index[i] = (uint16_t)(scratch[i] < chunk ? scratch[i] : chunk - 1);
+            return sound;
+        }
+        in += nbytes;
+        unpack_planes(in, padded(k * low), k, low, part);
+        sound = sound && zero_padding(in, k * low);
+        int64_t last = -1;
+        for (int64_t i = 0; i < k; i++) {
+            const int64_t at = (int64_t)(scratch[i] - i) << low | part[i];
+            sound = sound && at > last && at < chunk;
+            last = at;
+            index[i] = (uint16_t)(at < 0 ? 0 : at < chunk ? at : chunk - 1);
+        }
+        return sound;
+    }
+    const int planes = coding == X_OFFSETS ? planes_of(block) : planes_of(chunk);
+    unpack_planes(in, padded(k * planes), k, planes, scratch);
+    sound = zero_padding(in, k * planes);
+    if (coding == X_OFFSETS) {
+        for (int64_t i = 0; i < k; i++) index[i] = (uint16_t)(i * block + scratch[i]);
+        return sound;
+    }
+    for (int64_t i = 0; i < k; i++) {
+        sound = sound && scratch[i] < chunk && (i == 0 || scratch[i] > scratch[i - 1]);
+        index[i] = (uint16_t)(scratch[i] < chunk ? scratch[i] : chunk - 1);
+    }
+    return sound;
+}
+
+// n codes of 8, 4, 2 or 1 bits, padded to a word; `codes` is padded with zeros to 64, `out` has the padded size.
+inline void pack_codes(const uint8_t *codes, int64_t n, int bits, uint8_t *out) {
+    const int64_t nbytes = padded(n * bits);
+    if (bits == 8) {
+        std::memcpy(out, codes, (size_t)nbytes);
+        return;
+    }
+    const int each = 8 / bits;
+    const uint64_t mask = bits == 4 ? 0x0F0F0F0F0F0F0F0Full : bits == 2 ? 0x0303030303030303ull : 0x0101010101010101ull;
+    for (int64_t b = 0; b < nbytes; b += 4) {
+        uint32_t word = 0;
+        for (int i = 0; i < each / 2; i++) {  // 8 codes give `bits` bytes
+            uint64_t x = load64(codes + b * each + 8 * i) & mask;
+#if defined(__BMI2__)
+            x = _pext_u64(x, mask);
+#else
+            x = (x | x >> (8 - bits)) & (bits == 4 ? 0x00FF00FF00FF00FFull : bits == 2 ? 0x000F000F000F000Full : 0x0003000300030003ull);
+            x = (x | x >> (16 - 2 * bits)) & (bits == 4 ? 0x0000FFFF0000FFFFull : bits == 2 ? 0x000000FF000000FFull : 0x0000000F0000000Full);
+            x = x | x >> (32 - 4 * bits);
+            x &= (1ull << (8 * bits)) - 1;
+#endif
+            word |= (uint32_t)(x << (8 * bits * i));
+        }
+        std::memcpy(out + b, &word, 4);
+    }
+}
+
+// The codes of pack_codes, not signed; written up to the next multiple of 32.
+inline void unpack_codes(const uint8_t *in, int64_t n, int bits, uint8_t *codes) {
+    const int64_t nbytes = padded(n * bits);
+    if (bits == 8) {
+        std::memcpy(codes, in, (size_t)nbytes);
+        return;
+    }
+    const int each = 8 / bits;
+    const uint64_t mask = bits == 4 ? 0x0F0F0F0F0F0F0F0Full : bits == 2 ? 0x0303030303030303ull : 0x0101010101010101ull;
+    for (int64_t b = 0; b < nbytes; b += 4) {
+        uint32_t word;
+        std::memcpy(&word, in + b, 4);
+        for (int i = 0; i < each / 2; i++) {
+            uint64_t x = (uint64_t)word >> (8 * bits * i) & ((1ull << (8 * bits)) - 1);
+#if defined(__BMI2__)
+            x = _pdep_u64(x, mask);
+#else
+            x = (x | x << (32 - 4 * bits)) & (bits == 4 ? 0x0000FFFF0000FFFFull : bits == 2 ? 0x000000FF000000FFull : 0x0000000F0000000Full);
+            x = (x | x << (16 - 2 * bits)) & (bits == 4 ? 0x00FF00FF00FF00FFull : bits == 2 ? 0x000F000F000F000Full : 0x0003000300030003ull);
+            x = (x | x << (8 - bits)) & mask;
+#endif
+            std::memcpy(codes + b * each + 8 * i, &x, 8);
+        }
+    }
+}
+
+}  // namespace

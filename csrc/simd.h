@@ -1,0 +1,185 @@
+// Vectors of WIDTH float32 or int32, one set for each instruction set. Only operations with one exact result are used, so every width
+// computes the same bits. Everything here is local to the file that includes it: a linker must never pick the AVX-512 copy of a shared
+// inline function for an old processor.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#define TW_INLINE inline __attribute__((always_inline))
+
+namespace {
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+constexpr int WIDTH = 16;
+#elif defined(__AVX2__)
+constexpr int WIDTH = 8;
+#else
+constexpr int WIDTH = 4;
+#endif
+
+typedef float F __attribute__((vector_size(4 * WIDTH), may_alias));
+typedef int32_t I __attribute__((vector_size(4 * WIDTH), may_alias));
+typedef uint32_t U __attribute__((vector_size(4 * WIDTH), may_alias));
+typedef uint8_t B __attribute__((vector_size(WIDTH), may_alias));
+
+constexpr int32_t SMALLEST = 0x00800000;  // bits of 2^-126: below it a number is zero
+constexpr int32_t LARGEST = 0x71800000;   // bits of 2^100: above it (and NaN) a number counts as not finite
+constexpr int32_t MAGNITUDE = 0x7FFFFFFF;
+
+TW_INLINE F load(const float *p) {
+    F v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+TW_INLINE I load_int(const int32_t *p) {
+    I v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+TW_INLINE void store(float *p, F v) { std::memcpy(p, &v, sizeof v); }
+TW_INLINE void store_int(int32_t *p, I v) { std::memcpy(p, &v, sizeof v); }
+
+TW_INLINE F all(float x) { return F{} + x; }
+TW_INLINE I all_int(int32_t x) { return I{} + x; }
+TW_INLINE I bits(F v) { return (I)v; }
+TW_INLINE F floats(I v) { return (F)v; }
+TW_INLINE I magnitude(F v) { return bits(v) & MAGNITUDE; }
+
+// Past the caches, for output that is not read again soon; `p` must be aligned to the vector.
+TW_INLINE void stream(float *p, F v) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX2__)
+    _mm256_stream_ps(p, (__m256)v);
+#elif defined(__SSE2__)
+    _mm_stream_ps(p, (__m128)v);
+#else
+    store(p, v);
+#endif
+}
+TW_INLINE void fence() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+TW_INLINE bool aligned(const void *p) { return ((uintptr_t)p & (4 * WIDTH - 1)) == 0; }
+TW_INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+
+// One bit a lane, lane 0 lowest.
+TW_INLINE uint32_t at_least(I a, I b) {
+#if defined(__AVX512F__)
+    return _mm512_cmpge_epi32_mask((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return ~(uint32_t)_mm256_movemask_ps((__m256)(b > a)) & 0xFF;
+#elif defined(__SSE2__)
+    return (uint32_t)_mm_movemask_ps((__m128)(b > a)) ^ 0xF;
+#else
+    uint32_t m = 0;
+    for (int i = 0; i < WIDTH; i++) m |= (uint32_t)(a[i] >= b[i]) << i;
+    return m;
+#endif
+}
+TW_INLINE uint32_t equal(I a, I b) {
+#if defined(__AVX512F__)
+    return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (uint32_t)_mm256_movemask_ps((__m256)(a == b));
+#elif defined(__SSE2__)
+    return (uint32_t)_mm_movemask_ps((__m128)(a == b));
+#else
+    uint32_t m = 0;
+    for (int i = 0; i < WIDTH; i++) m |= (uint32_t)(a[i] == b[i]) << i;
+    return m;
+#endif
+}
+TW_INLINE uint32_t negative(I a) {  // the sign bits
+#if defined(__AVX512F__)
+    return _mm512_movepi32_mask((__m512i)a);
+#elif defined(__AVX2__)
+    return (uint32_t)_mm256_movemask_ps((__m256)a);
+#elif defined(__SSE2__)
+    return (uint32_t)_mm_movemask_ps((__m128)a);
+#else
+    uint32_t m = 0;
+    for (int i = 0; i < WIDTH; i++) m |= (uint32_t)(a[i] < 0) << i;
+    return m;
+#endif
+}
+
+TW_INLINE I larger(I a, I b) {
+#if defined(__AVX512F__)
+    return (I)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (I)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    const I m = a > b;
+    return (a & m) | (b & ~m);
+#endif
+}
+
+// v where 2^-126 <= |v| <= 2^100, else +0: what may be sent.
+TW_INLINE F sendable(F v) {
+    const U above = (U)(magnitude(v) - SMALLEST);
+#if defined(__AVX512F__)
+    return (F)_mm512_maskz_mov_ps(_mm512_cmple_epu32_mask((__m512i)above, _mm512_set1_epi32(LARGEST - SMALLEST)), (__m512)v);
+#else
+    return floats(bits(v) & (above <= (uint32_t)(LARGEST - SMALLEST)));
+#endif
+}
+// How many lanes are NaN, Inf or above 2^100.
+TW_INLINE int too_large(F v) { return WIDTH - __builtin_popcount(at_least(all_int(LARGEST), magnitude(v))); }
+
+// Round half to even for |v| < 2^22: the sum has steps of 1. (No fast-math: the compiler may not simplify it.)
+constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23
+TW_INLINE F nearest(F v) { return (v + MAGIC) - MAGIC; }
+TW_INLINE I nearest_int(F v) { return bits(v + MAGIC) - 0x4B400000; }
+
+inline int32_t largest_lane(I v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_epi32((__m512i)v);
+#else
+    int32_t lanes[WIDTH], most;
+    store_int(lanes, v);
+    most = lanes[0];
+    for (int i = 1; i < WIDTH; i++) most = lanes[i] > most ? lanes[i] : most;
+    return most;
+#endif
+}
+
+// 0, 1, 2, ...
+TW_INLINE I lanes() {
+    I v;
+    for (int i = 0; i < WIDTH; i++) v[i] = i;
+    return v;
+}
+
+// Sums 16 partial sums, one a place modulo 16: the same order at every width.
+struct Sum16 {
+    F part[16 / WIDTH] = {};
+    TW_INLINE void add(int place, F v) { part[place] += v; }  // place: which vector of a block of 16
+    double total() const {
+        float lane[16];
+        std::memcpy(lane, part, sizeof lane);
+        double sum = 0;
+        for (float x : lane) sum += x;
+        return sum;
+    }
+};
+
+TW_INLINE float float_of(uint32_t b) {
+    float f;
+    std::memcpy(&f, &b, 4);
+    return f;
+}
+TW_INLINE uint32_t bits_of(float f) {
+    uint32_t b;
+    std::memcpy(&b, &f, 4);
+    return b;
+}
+
+}  // namespace

@@ -1,0 +1,146 @@
+// The 2-D DCT of one square tile in the first cache: columns, transposition, columns again.
+#pragma once
+#include "lee.h"
+
+namespace {
+
+// out[r * apart + i] = v[i][r] for WIDTH vectors v.
+TW_INLINE void store_transposed(const F *v, float *out, int apart) {
+#if defined(__AVX512F__)
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_ps((__m512)v[i], (__m512)v[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps((__m512)v[i], (__m512)v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = (__m512)_mm512_unpacklo_pd((__m512d)a[i + j], (__m512d)a[i + j + 2]);
+            b[i + 2 * j + 1] = (__m512)_mm512_unpackhi_pd((__m512d)a[i + j], (__m512d)a[i + j + 2]);
+        }
+    for (int j = 0; j < 4; j++) {
+        a[j] = _mm512_shuffle_f32x4(b[j], b[j + 4], 0x88);
+        a[j + 4] = _mm512_shuffle_f32x4(b[j], b[j + 4], 0xDD);
+        a[j + 8] = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0x88);
+        a[j + 12] = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0xDD);
+    }
+    for (int j = 0; j < 8; j++) {
+        store(out + j * apart, (F)_mm512_shuffle_f32x4(a[j], a[j + 8], 0x88));
+        store(out + (j + 8) * apart, (F)_mm512_shuffle_f32x4(a[j], a[j + 8], 0xDD));
+    }
+#elif defined(__AVX2__)
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm256_unpacklo_ps((__m256)v[i], (__m256)v[i + 1]);
+        a[i + 1] = _mm256_unpackhi_ps((__m256)v[i], (__m256)v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = (__m256)_mm256_unpacklo_pd((__m256d)a[i + j], (__m256d)a[i + j + 2]);
+            b[i + 2 * j + 1] = (__m256)_mm256_unpackhi_pd((__m256d)a[i + j], (__m256d)a[i + j + 2]);
+        }
+    for (int j = 0; j < 4; j++) {
+        store(out + j * apart, (F)_mm256_permute2f128_ps(b[j], b[j + 4], 0x20));
+        store(out + (j + 4) * apart, (F)_mm256_permute2f128_ps(b[j], b[j + 4], 0x31));
+    }
+#elif defined(__SSE2__)
+    __m128 a = (__m128)v[0], b = (__m128)v[1], c = (__m128)v[2], d = (__m128)v[3];
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    store(out, (F)a), store(out + apart, (F)b), store(out + 2 * apart, (F)c), store(out + 3 * apart, (F)d);
+#else
+    for (int i = 0; i < WIDTH; i++)
+        for (int r = 0; r < WIDTH; r++) out[r * apart + i] = v[i][r];
+#endif
+}
+
+template <int N> struct Scale {
+    alignas(64) float value[N * N];
+    Scale() {
+        for (int v = 0; v < N; v++)
+            for (int u = 0; u < N; u++) value[v * N + u] = (float)(one(v) * one(u));
+    }
+    static double one(int k) { return std::sqrt((k ? 2.0 : 1.0) / N); }
+};
+template <int N> const Scale<N> scale_2d;
+
+enum class Way { forward, inverse };
+
+template <Way way, int N, class V> TW_INLINE void lee(const V (&x)[N], V (&y)[N]) {
+    if (way == Way::forward) Lee<N, V>::forward(x, y);
+    else Lee<N, V>::inverse(x, y);
+}
+
+// Columns of x, each a transform of length N, put down as rows of out (which may not overlap x).
+template <Way way, int N> void columns_to_rows(const float *x, float *out) {
+    const float *scale = scale_2d<N>.value;
+    if constexpr (N >= WIDTH) {
+        for (int c = 0; c < N; c += WIDTH) {
+            F in[N], y[N];
+            for (int i = 0; i < N; i++) in[i] = way == Way::inverse ? load(x + i * N + c) * load(scale + i * N + c) : load(x + i * N + c);
+            lee<way, N, F>(in, y);
+            for (int u = 0; u < N; u += WIDTH) store_transposed(y + u, out + c * N + u, N);
+        }
+    } else {
+        for (int c = 0; c < N; c++) {
+            float in[N], y[N];
+            for (int i = 0; i < N; i++) in[i] = way == Way::inverse ? x[i * N + c] * scale[i * N + c] : x[i * N + c];
+            lee<way, N, float>(in, y);
+            std::memcpy(out + c * N, y, sizeof y);
+        }
+    }
+}
+
+// Columns of x, each a transform, to columns of out.
+template <Way way, int N, bool past_caches> void columns(const float *x, float *out) {
+    const float *scale = scale_2d<N>.value;
+    if constexpr (N >= WIDTH) {
+        for (int c = 0; c < N; c += WIDTH) {
+            F in[N], y[N];
+            for (int i = 0; i < N; i++) in[i] = load(x + i * N + c);
+            lee<way, N, F>(in, y);
+            for (int i = 0; i < N; i++) {
+                const F v = way == Way::forward ? y[i] * load(scale + i * N + c) : y[i];
+                past_caches ? stream(out + i * N + c, v) : store(out + i * N + c, v);
+            }
+        }
+    } else {
+        for (int c = 0; c < N; c++) {
+            float in[N], y[N];
+            for (int i = 0; i < N; i++) in[i] = x[i * N + c];
+            lee<way, N, float>(in, y);
+            for (int i = 0; i < N; i++) out[i * N + c] = way == Way::forward ? y[i] * scale[i * N + c] : y[i];
+        }
+    }
+}
+
+// A tile from `in` to `out` (in = out is allowed) by way of scratch of its size. The scale is multiplied into the coefficients, after both
+// passes forward and before both backward, as in kernels/dct.py.
+template <Way way, bool past_caches = false> inline void transform_tile(const float *in, float *out, float *scratch, int64_t side) {
+    switch (side) {
+        case 8: columns_to_rows<way, 8>(in, scratch), columns<way, 8, past_caches>(scratch, out); break;
+        case 16: columns_to_rows<way, 16>(in, scratch), columns<way, 16, past_caches>(scratch, out); break;
+        case 32: columns_to_rows<way, 32>(in, scratch), columns<way, 32, past_caches>(scratch, out); break;
+        case 64: columns_to_rows<way, 64>(in, scratch), columns<way, 64, past_caches>(scratch, out); break;
+    }
+}
+
+// WIDTH rows of 64 numbers, each a transform.
+template <Way way, bool past_caches> inline void transform_rows(const float *in, float *out) {
+    const float first = (float)std::sqrt(1.0 / 64), other = (float)std::sqrt(2.0 / 64);
+    alignas(64) float turned[64 * WIDTH];
+    F x[64], y[64], rows[WIDTH];
+    for (int u = 0; u < 64; u += WIDTH) {
+        for (int i = 0; i < WIDTH; i++) rows[i] = load(in + i * 64 + u);
+        store_transposed(rows, turned + u * WIDTH, WIDTH);
+    }
+    for (int i = 0; i < 64; i++) {
+        x[i] = load(turned + i * WIDTH);
+        if (way == Way::inverse) x[i] *= i ? other : first;
+    }
+    lee<way, 64, F>(x, y);
+    if (way == Way::forward)
+        for (int i = 0; i < 64; i++) y[i] *= i ? other : first;
+    for (int u = 0; u < 64; u += WIDTH) store_transposed(y + u, turned + u, 64);
+    for (int i = 0; i < 64 * WIDTH; i += WIDTH) past_caches ? stream(out + i, load(turned + i)) : store(out + i, load(turned + i));
+}
+
+}  // namespace
