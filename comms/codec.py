@@ -186,8 +186,8 @@ class Plan:
         return self.rows * self.specs[-1].k
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(rows, chunk)` float32, freed of denormals, in the basis of the codec."""
-        x = vector.flush_small(x)
+        """`(rows, chunk)` float32, freed of what the wire cannot carry, in the basis of the codec."""
+        x = vector.flush(x)
         for stage, spec in self._of("basis"):
             x = stage.encode(x, spec)
         return x

@@ -27,12 +27,6 @@ def flush(x: Row) -> tuple[Row, int]:
     return np.where(keep, x, np.float32(0)).astype(np.float32), int(bad.sum())
 
 
-def flush_small(x: Row) -> Row:
-    """Denormals and -0 become +0, everything else (NaN too) stays: what happens to every number that comes in, and to what is held."""
-    small: Row = np.where(np.abs(x) < SMALLEST, np.float32(0), x).astype(np.float32)
-    return small
-
-
 def top_k(x: Row, k: int) -> Index:
     """Indices of the k largest by (|x| descending, index ascending), returned in ascending order."""
     order = np.lexsort((np.arange(x.size), -np.abs(x)))

@@ -32,8 +32,7 @@ def encode_rows(
     """
     with np.errstate(all="ignore"):  # NaN and Inf are counted, not warned of
         source = x.astype(np.float32) if anchor is None else anchor - x.astype(np.float32)
-        bad = int(np.count_nonzero(~(np.abs(source) <= reference.LARGEST)))
-        fresh = reference.flush_small(source)
+        fresh, bad = reference.flush(source)
         if program.side:
             fresh = dct.dct_tiles(fresh, program.side)
         wholes = accumulate(fresh, held, decay, gain)
@@ -44,11 +43,11 @@ def encode_rows(
 
 
 def accumulate(fresh: Matrix, held: Matrix | None, decay: float, gain: float) -> Matrix:
-    """decay * held + gain * fresh: two products and a sum, each rounded. A decay of 0 forgets even NaN."""
+    """decay * held + gain * fresh: two products and a sum, each rounded. A decay of 0 forgets."""
     gained = fresh * np.float32(gain)
     if held is None or decay == 0:
         return gained
-    return reference.flush_small(held) * np.float32(decay) + gained
+    return reference.flush(held)[0] * np.float32(decay) + gained
 
 
 def encode_row(program: Program, whole: Row, row: int) -> Bytes:

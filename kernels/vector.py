@@ -27,11 +27,6 @@ def flush(x: Tensor) -> Tensor:
     return torch.where((magnitude >= SMALLEST) & (magnitude <= LARGEST), x, 0.0)
 
 
-def flush_small(x: Tensor) -> Tensor:
-    """Denormals and -0 become +0, everything else (NaN too) stays."""
-    return torch.where(x.abs() < SMALLEST, 0.0, x)
-
-
 def all_finite(x: Tensor, *, limit: float = LARGEST) -> bool:
     """Whether every number of x is finite and at most `limit` in magnitude."""
     if x.numel() == 0:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from thinwire.comms.codec import Plan
-from thinwire.kernels.vector import flush_small
+from thinwire.kernels.vector import flush
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def encode(plan: Plan, residual: Tensor | None, x: Tensor, *, decay: float, gain
     """
     whole = x if gain == 1.0 else x * gain
     if residual is not None and decay != 0.0:
-        carried = flush_small(residual)  # what decays forever would become denormal, and slow
+        carried = flush(residual)  # what decays forever would become denormal, and slow
         whole = (carried if decay == 1.0 else carried * decay) + whole
     payload = plan.encode(whole)
     return Message(payload, _subtract(plan, whole, payload), whole)
