@@ -23,7 +23,6 @@ BITS = {
     Value.FP4: 4,
 }
 TINY = {Value.FP8: E4M3, Value.FP4: E2M1}
-INTEGERS = (Value.INT8, Value.INT4, Value.INT2)
 SILENT = 0x9E3779B97F4A7C15  # bit j % 64 is the sign of coefficient j in a row that does not vote
 
 
