@@ -5,17 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow lint format bench build clean
+.PHONY: help setup demo test test-slow lint format bench bench-kernels build clean
 
 help:
-	@echo "make demo       train on 4 workers of this machine, dense and compressed; ends with report.png"
-	@echo "make test       the tests            (ARGS='tests/kernels -q' for some of them)"
-	@echo "make test-slow  the slow tests"
-	@echo "make lint       ruff, mypy, import order"
-	@echo "make format     let ruff format and fix"
-	@echo "make bench      loss against bytes on the wire, a table"
-	@echo "make build      a wheel in dist/"
-	@echo "make clean      remove $(VENV) and everything built"
+	@echo "make demo           train on 4 workers of this machine, dense and compressed; ends with report.png"
+	@echo "make test           the tests            (ARGS='tests/kernels -q' for some of them)"
+	@echo "make test-slow      the slow tests"
+	@echo "make lint           ruff, mypy, import order"
+	@echo "make format         let ruff format and fix"
+	@echo "make bench          loss against bytes on the wire, a table"
+	@echo "make bench-kernels  time of the kernels against the speed of memory and against torch, a table"
+	@echo "make build          a wheel in dist/"
+	@echo "make clean          remove $(VENV) and everything built"
 
 setup: $(STAMP)
 
@@ -50,6 +51,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.training.table $(ARGS)
+
+bench-kernels: $(STAMP)
+	$(BIN)/python -m benchmarks.kernels $(ARGS)
 
 build: $(STAMP)
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
