@@ -114,6 +114,7 @@ def measure(options: Options) -> dict[str, Any]:
         "isa": ISA[isa] if native.available() else "none: built without the C++ library",
         "numpy": np.__version__,
         "pytest_benchmark": record["version"],
+        "backend": peers.backend,
         "DeMo": demo.label(),
         "rounds": options.rounds,
         "repetitions": options.repetitions,

@@ -25,7 +25,8 @@ class Sent(NamedTuple):
 
 def authors() -> Any | None:
     """The authors' module, or None."""
-    return importlib.import_module("demo") if find_spec("demo") and find_spec("einops") else None
+    found = importlib.import_module("demo") if find_spec("demo") and find_spec("einops") else None
+    return found if hasattr(found, "TransformDCT") else None
 
 
 def label() -> str:
@@ -34,16 +35,18 @@ def label() -> str:
 
 
 class DeMo:
-    """Encode and decode of one matrix, as in the authors' `step`: what it does before its all-gathers, and after them."""
+    """Encode and decode of one matrix, as in the authors' `step`: what it does before its all-gathers, and after them.
 
-    def __init__(self, like: Tensor) -> None:
-        module = authors()
-        if module is None:
+    `code` is `authors()`, or None for what is written below.
+    """
+
+    def __init__(self, like: Tensor, code: Any | None) -> None:
+        if code is None:
             self._transform: Any = Tiles(like.shape)
             self._compress: Any = Largest()
         else:
-            self._transform = module.TransformDCT([{"params": [torch.nn.Parameter(like)]}], SIDE)
-            self._compress = module.CompressDCT()
+            self._transform = code.TransformDCT([{"params": [torch.nn.Parameter(like)]}], SIDE)
+            self._compress = code.CompressDCT()
 
     @torch.no_grad()
     def transform(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.kernels import ours, peers
-from benchmarks.kernels.demo import DECAY, LR, SIDE, TOP_K, DeMo
+from benchmarks.kernels.demo import DECAY, LR, SIDE, TOP_K, DeMo, authors
 from benchmarks.kernels.operation import PROBES, Lineup, Operation, Sizes
 from benchmarks.kernels.peers import compiled
 from benchmarks.kernels.pool import Pool
@@ -25,7 +25,7 @@ def _send(codec: str, peer: Callable[..., Any]) -> Callable[[Pool, Sizes], Lineu
 
     def lineup(pool: Pool, sizes: Sizes) -> Lineup:
         shape = (sizes.height, sizes.width)
-        reference, fused = DeMo(torch.zeros(shape)), compiled(peer)
+        reference, fused = DeMo(torch.zeros(shape), authors()), compiled(peer)
         contestants = {
             "DeMo": lambda s: reference.encode(s.y.view(shape), s.x.view(shape)),
             "torch.compile": lambda s: fused(s.x.view(shape), s.y.view(-1, SIDE * SIDE)),
@@ -44,7 +44,7 @@ def _receive(*, check: bool) -> Callable[[Pool, Sizes], Lineup]:
     def lineup(pool: Pool, sizes: Sizes) -> Lineup:
         shape = (sizes.height, sizes.width)
         starts = [torch.randn(shape) for _ in range(MEMBERS)]
-        reference, fused = DeMo(torch.zeros(shape)), compiled(peers.decode_top_k)
+        reference, fused = DeMo(torch.zeros(shape), authors()), compiled(peers.decode_top_k)
         sent = [reference.encode(start.clone(), start) for start in starts]
         codes, index, scale = _stacked([peers.encode_top_k(start, _zeros(shape), DECAY, LR, TOP_K) for start in starts])
         payloads = ours.payloads(CODEC, starts)

@@ -146,6 +146,6 @@ def title(record: dict[str, Any]) -> str:
 def legend(record: dict[str, Any]) -> str:
     """How to read the table."""
     return (
-        f"Medians of {record['repetitions']} x {record['rounds']} rounds, CPU time of one thread (two: wall); behind a name its own ns/element. "
-        f"Ratios are medians of the ratios within a round. DeMo: {record['DeMo']}."
+        f"Medians of {record['repetitions']} x {record['rounds']} rounds, CPU time of one thread (two: wall); after a name its ns/element; "
+        f"ratios are medians of those within a round. torch.compile with {record['backend']}. DeMo: {record['DeMo']}."
     )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.kernels import ours, peers
-from benchmarks.kernels.demo import DeMo
+from benchmarks.kernels.demo import DeMo, authors
 from benchmarks.kernels.operation import Lineup, Operation, Sizes
 from benchmarks.kernels.peers import compiled
 from benchmarks.kernels.pool import Pool
@@ -21,7 +21,7 @@ def _rows(pool: Pool, sizes: Sizes) -> Lineup:
 
 def _tiles(pool: Pool, sizes: Sizes) -> Lineup:
     shape = (sizes.height, sizes.width)
-    reference = DeMo(torch.zeros(shape))
+    reference = DeMo(torch.zeros(shape), authors())
     contestants = {"matmul": lambda s: peers.dct_tiles(s.x, s.y), "DeMo": lambda s: reference.transform(s.x.view(shape))}
     return Lineup(pool.slices(sizes.matrix), sizes.matrix, ours.dct_tiles, contestants)
 
