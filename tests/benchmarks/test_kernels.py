@@ -105,6 +105,12 @@ def test_goals_leave_room_without_avx512() -> None:
     assert (only_row(found)["met"], only_row(found, isa=1)["met"]) == (False, True)
 
 
+def test_load_on_one_core_does_not_hide_two_threads() -> None:
+    found = measured([5.0, 1.0, 9.0], [], [2.0, 2.0, 3.0])
+    [row] = report.rows([Operation("o", lineup, beats={"DeMo": 1.8}, wall=True)], [found], isa=2, authors=True)
+    assert (row["peers"]["DeMo"]["x"], row["met"]) == (2.0, True)
+
+
 def test_only_the_authors_code_counts_against_the_goal() -> None:
     assert only_row([measured([1.0], [[1.0, 1.0]], [1.0])], authors=False)["peers"]["DeMo"]["goal"] is None
 
