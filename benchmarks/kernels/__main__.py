@@ -96,7 +96,7 @@ class Plugin:
 def measure(options: Options) -> dict[str, Any]:
     """Run the suite under pytest-benchmark; the record that goes into the results file."""
     torch.set_num_threads(1)
-    isa = native.set_isa(options.isa)
+    isa, load = native.set_isa(options.isa), os.getloadavg()[0]
     if options.quick:
         peers.backend = "eager"
     with tempfile.TemporaryDirectory() as folder:
@@ -111,6 +111,7 @@ def measure(options: Options) -> dict[str, Any]:
         **provenance(),
         "cpu": record["machine_info"]["cpu"].get("brand_raw", platform.processor()),
         "cores": os.cpu_count(),
+        "load": load,  # of other programs: the rows with two threads need both cores
         "isa": ISA[isa] if native.available() else "none: built without the C++ library",
         "numpy": np.__version__,
         "pytest_benchmark": record["version"],

@@ -38,11 +38,12 @@ def _row(operation: Operation, found: list[dict[str, Any]], allowance: float) ->
             around = [[(before + after) / 2 for before, after in one["probed"]] for one in notes]
             row["x_probe"] = _ratio(own, around, operation.goal and operation.goal * allowance)
     row["peers"] = {}
+    spared = 1.0 if operation.alone else allowance  # ours against ours
     for name, goal in operation.beats.items():
         theirs = [one["peers"][name] for one in notes]
         row["peers"][name] = _times(theirs, scale)
         if own:
-            row["peers"][name] |= _scaling(theirs, own, goal) if operation.wall else _ratio(theirs, own, goal and goal / allowance)
+            row["peers"][name] |= _scaling(theirs, own, goal) if operation.wall else _ratio(theirs, own, goal and goal / spared)
     if own and operation.rate:
         row["rate"] = {"median": round(1e3 / row["ours"]["median"], 1), "goal": round(operation.rate / allowance)}
     row["met"] = _met(row)
@@ -151,7 +152,7 @@ def _goal(of: dict[str, Any]) -> str:
 
 def title(record: dict[str, Any]) -> str:
     """Machine and versions."""
-    return f"{record['cpu']}, {record['isa']}; torch {record['torch']}; commit {record['commit']}"
+    return f"{record['cpu']}, {record['isa']}; torch {record['torch']}; commit {record['commit']}; load {record['load']:.1f}"
 
 
 def legend(record: dict[str, Any]) -> str:
