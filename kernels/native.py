@@ -118,6 +118,7 @@ def encode(
     gain: float = 1.0,
     state: bool = True,
     code: bool = True,
+    kept: Tensor | None = None,
     threads: int | None = None,
 ) -> Encoded:
     """Residual, basis, selection, quantisation and packing in one pass over memory (csrc/encode.cpp).
@@ -125,8 +126,9 @@ def encode(
     - `sources`: contiguous CPU tensors, float32, bfloat16 or float16; `x` is they, end to end, or `anchor - x` with a flat float32 anchor.
     - `held`: `(rows, chunk)` float32 residual or None.
     - `state`: whether the new residual is wanted; `code=False` gives an empty payload and the residual before anything is sent.
+    - `kept`: `(rows, chunk)` float32 to write the new residual into (new memory costs as much as the encoding); not `held`.
 
-    Nothing is changed in place. Raises `ValueError` for a program or a layout that the kernels do not know.
+    Nothing else is changed in place. Raises `ValueError` for a program or a layout that the kernels do not know.
 
     >>> from thinwire.comms.recipes import codec
     >>> encode(codec("blockmax").plan(1).program, [torch.ones(4096)]).payload.numel()
@@ -136,7 +138,9 @@ def encode(
     _same_size(anchor, sum(source.numel() for source in sources), "anchor")
     _same_size(held, program.rows * program.chunk, "held")
     payload = torch.empty(program.nbytes if code else 0, dtype=torch.uint8)
-    kept = torch.empty((program.rows, program.chunk), dtype=torch.float32) if state else None
+    if state and kept is None:
+        kept = torch.empty((program.rows, program.chunk), dtype=torch.float32)
+    _same_size(kept, program.rows * program.chunk, "kept")
     stats = torch.empty(3, dtype=torch.float64)
     failed = loaded.tw_encode(
         _Program(*program),
@@ -147,12 +151,12 @@ def encode(
         decay,
         gain,
         _pointer(payload) if code else None,
-        _pointer(kept),
+        _pointer(kept) if state else None,
         _pointer(stats),
         _threads(threads),
     )
     _raise_for(failed, program, sources)
-    return Encoded(payload, kept, stats)
+    return Encoded(payload, kept if state else None, stats)
 
 
 def check(program: Program, payload: Tensor, *, threads: int | None = None) -> int:
@@ -209,33 +213,35 @@ def decode(
     _raise_for(failed, program, targets)
 
 
-def dct_tiles(x: Tensor, side: int, *, threads: int | None = None) -> Tensor:
+def dct_tiles(x: Tensor, side: int, *, out: Tensor | None = None, threads: int | None = None) -> Tensor:
     """`thinwire.kernels.dct.dct_tiles` for CPU float32, the same bits."""
-    return _dct(x, side, inverse=False, threads=threads)
+    return _dct(x, side, out, inverse=False, threads=threads)
 
 
-def idct_tiles(x: Tensor, side: int, *, threads: int | None = None) -> Tensor:
+def idct_tiles(x: Tensor, side: int, *, out: Tensor | None = None, threads: int | None = None) -> Tensor:
     """`thinwire.kernels.dct.idct_tiles` for CPU float32, the same bits."""
-    return _dct(x, side, inverse=True, threads=threads)
+    return _dct(x, side, out, inverse=True, threads=threads)
 
 
-def dct_rows(x: Tensor, *, inverse: bool = False, threads: int | None = None) -> Tensor:
+def dct_rows(x: Tensor, *, inverse: bool = False, out: Tensor | None = None, threads: int | None = None) -> Tensor:
     """The orthonormal DCT-II of each row of `(rows, 64)` CPU float32, or its inverse."""
     loaded = _loaded()
     if x.dtype != torch.float32 or x.dim() != 2 or x.shape[1] != 64 or x.device.type != "cpu":
         raise ValueError(f"dct_rows needs a CPU float32 (rows, 64) tensor, got {tuple(x.shape)} {x.dtype}")
     x = x.contiguous()
-    out = torch.empty_like(x)
+    out = torch.empty_like(x) if out is None else out
+    _same_size(out, x.numel(), "out")
     loaded.tw_dct_rows(_pointer(x), _pointer(out), len(x), int(inverse), _threads(threads))
     return out
 
 
-def _dct(x: Tensor, side: int, *, inverse: bool, threads: int | None) -> Tensor:
+def _dct(x: Tensor, side: int, out: Tensor | None, *, inverse: bool, threads: int | None) -> Tensor:
     loaded = library()
     if loaded is None or x.dtype != torch.float32 or x.dim() != 2 or x.shape[1] != side * side or x.device.type != "cpu":
         raise ValueError(f"native DCT needs the library and a CPU float32 (tiles, {side * side}) tensor, got {tuple(x.shape)} {x.dtype}")
     x = x.contiguous()
-    out = torch.empty_like(x)
+    out = torch.empty_like(x) if out is None else out
+    _same_size(out, x.numel(), "out")
     if loaded.tw_dct_tiles(_pointer(x), _pointer(out), len(x), side, int(inverse), _threads(threads)):
         raise ValueError(f"native DCT knows sides 8, 16, 32 and 64, got {side}")
     return out
