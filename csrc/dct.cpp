@@ -9,9 +9,8 @@ template <Way way, bool past_caches> void run(const TwTransform &job, int64_t be
     const int64_t n = job.side * job.side;
     for (int64_t i = begin; i < end; i++) {
         if (job.side) {
-            const bool whole = job.side >= WIDTH;  // narrower tiles are written by scalar stores
-            for (int64_t line = 0; whole && line < n; line += 16) prefetch(job.in + (i + 1) * n + line);
-            transform_tile<way, past_caches>(job.in + i * n, job.out + i * n, scratch, job.side);
+            Ahead ahead = {(const char *)(job.in + (i + 1) * n), 4 * job.side};
+            transform_tile<way, past_caches>(job.in + i * n, job.out + i * n, scratch, job.side, ahead);
             continue;
         }
         const float *in = job.in + i * 64 * WIDTH_MOST;

@@ -18,8 +18,6 @@ struct alignas(64) Work {
     uint16_t index[ROOM], count[ROOM], touched[ROOM];
 };
 
-inline int64_t blocks16(int64_t n) { return (n + 15) / 16 * 16; }
-
 // What n packed values at `in` stand for, n16 of them written; `in` has at least the padded bytes of n values.
 void read_values(const tw_program &p, const uint8_t *in, float scale, int64_t n, uint8_t *codes, float *values) {
     const int wide = value_bits(p.value);
@@ -56,13 +54,7 @@ void read_values(const tw_program &p, const uint8_t *in, float scale, int64_t n,
 
 // Whether a vote's record says that its member does not vote in this row.
 bool is_silent(const tw_program &p, float scale, const uint8_t *values, const uint16_t *index) {
-    if (p.scale) return scale == 0;
-    for (int64_t i = 0; i < p.k; i++) {
-        const int sign = values[i / 8] >> (i % 8) & 1;
-        if (sign != (int)(0x9E3779B97F4A7C15ull >> (i % 64) & 1)) return false;
-        if (index && index[i] != i * (p.block ? p.block : 1)) return false;
-    }
-    return true;
+    return p.scale ? scale == 0 : looks_silent(p, values, index);
 }
 
 struct Record {
@@ -300,7 +292,10 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
             std::memset(work.sum, 0, (size_t)(4 * n));
             add_some(job, row, work);
         }
-        if (p.side) transform_tile<Way::inverse>(work.sum, work.sum, work.scratch, p.side);
+        if (p.side) {
+            Ahead ahead = next_tile(*job.layout, row + 1, work.sum);
+            transform_tile<Way::inverse>(work.sum, work.sum, work.scratch, p.side, ahead);
+        }
         finish(job, start, n, work.sum);
     }
     fence();

@@ -1,6 +1,6 @@
 // One row after another: source -> basis -> residual -> select -> quantise -> record, all in the first cache; memory is read and written once.
+#include "coders.h"
 #include "jobs.h"
-#include "quantise.h"
 #include "record.h"
 #include "select.h"
 #include "tile.h"
@@ -9,219 +9,240 @@ namespace {
 
 enum Select { S_ALL, S_TOP_K, S_BLOCK_MAX };  // as kernels/program.py
 
-constexpr int64_t ROOM = TW_MOST_CHUNK + 64;
+constexpr int64_t AHEAD = 4096;  // bytes: the processor does not look beyond a page
+constexpr int64_t ROOM = 2 * TW_MOST_CHUNK;  // a halving tree over the next power of two
 
 struct alignas(64) Work {
-    float x[ROOM];        // source, then its coefficients, then the residual before anything is sent
+    float rows[2][ROOM];  // by turns x: source, then its coefficients, then the residual before and after what is sent
     float scratch[ROOM];  // of the transform, the keys, the held row
-    float values[ROOM];   // what may be sent of the chosen
-    float sent[ROOM];     // what the receiver will read
+    float chosen[ROOM];   // coefficients that are sent
     uint8_t codes[4 * ROOM];
     uint16_t index[ROOM];
+};
+
+// The residual of the row before, on its way to memory while this row is worked on.
+struct Behind {
+    const float *from = nullptr;
+    float *to = nullptr;  // null: nothing is on its way
+
+    TW_INLINE void line() {
+        for (int j = 0; j < 16; j += WIDTH) stream(to + j, load(from + j));
+        from += 16, to += 16;
+    }
+};
+
+void put_away(Behind behind, int64_t n) {
+    if (n % 16 || !aligned(behind.to)) std::memcpy(behind.to, behind.from, (size_t)(4 * n));
+    else
+        for (int64_t i = 0; i < n; i += 16) behind.line();
+}
+
+// Beside the transform: the next tile and the held residual come in, the last residual goes out.
+struct AheadAndBehind {
+    Ahead ahead;
+    const char *held;
+    Behind behind;
+
+    template <int N> TW_INLINE void step() {
+        ahead.step<N>();
+        prefetch(held);
+        held += 64;
+        if (behind.to) behind.line();
+    }
 };
 
 struct Row {
     int64_t number, start, n, n16;  // start: its first element in the matrix; n16: n in whole blocks of 16, padded with zeros
 };
 
-inline int64_t blocks16(int64_t n) { return (n + 15) / 16 * 16; }
+// -- the source ----------------------------------------------------------------------------------------------------------------
 
-void load_run(float *to, const TwSheet &sheet, int64_t element, int64_t count, const float *anchor) {
-    const char *from = sheet.data + element * element_nbytes(sheet.dtype);
-    if (sheet.dtype == TW_FLOAT32) {
-        std::memcpy(to, from, (size_t)(4 * count));
-    } else {
-        const bool brain = sheet.dtype == TW_BFLOAT16;
-        int64_t i = 0;
-        for (; i < count; i += WIDTH) {
-            uint16_t half[WIDTH] = {};
-            float wide[WIDTH];
-            const int64_t now = count - i < WIDTH ? count - i : WIDTH;
-            std::memcpy(half, from + 2 * i, (size_t)(2 * now));
-            I code;
-            for (int j = 0; j < WIDTH; j++) code[j] = half[j];
-            store(wide, brain ? from_bf16(code) : from_fp16(code));
-            std::memcpy(to + i, wide, (size_t)(4 * now));
-        }
-    }
-    if (anchor) {
-        anchor += sheet.flat + element;
-        int64_t i = 0;
-        for (; i + WIDTH <= count; i += WIDTH) store(to + i, load(anchor + i) - load(to + i));
-        for (; i < count; i++) to[i] = anchor[i] - to[i];
-    }
+// WIDTH numbers of a source of any dtype, widened exactly.
+template <int dtype> TW_INLINE F load_source(const char *from) {
+    if (dtype == TW_FLOAT32) return load((const float *)from);
+    I code;
+#if defined(__AVX512F__)
+    code = (I)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+#elif defined(__AVX2__)
+    code = (I)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+#else
+    uint16_t half[WIDTH];
+    std::memcpy(half, from, sizeof half);
+    for (int j = 0; j < WIDTH; j++) code[j] = half[j];
+#endif
+    return dtype == TW_BFLOAT16 ? from_bf16(code) : from_fp16(code);
 }
 
-// Zero what cannot be sent; count what is not finite; add up the squares.
-void clean(float *x, int64_t n16, double *stats) {
-    int64_t bad = 0;
-    Sum16 squares;
-    for (int64_t i = 0; i < n16; i += 16)
-        for (int j = 0; j < 16 / WIDTH; j++) {
-            const F raw = load(x + i + j * WIDTH), v = sendable(raw);
-            bad += too_large(raw);
-            squares.add(j, v * v);
-            store(x + i + j * WIDTH, v);
+// Numbers on their way in: what cannot be sent becomes zero, what is not finite is counted, squares are added up.
+struct Intake {
+    I bad = {};
+    Sum squares;
+
+    template <int dtype, bool subtract> void take(const char *from, const float *anchor, float *to, int64_t n) {  // n: a multiple of 16
+        constexpr int64_t nbytes = dtype == TW_FLOAT32 ? 4 : 2;
+        I bad_ = bad;  // in registers
+        Sum squares_ = squares;
+        each_vector(n, [&](int64_t at, int place) {
+            if (n > 64 && at % 16 == 0) {
+                prefetch(from + nbytes * at + AHEAD);
+                if (subtract) prefetch((const char *)(anchor + at) + AHEAD);
+            }
+            const F raw = load_source<dtype>(from + nbytes * at);
+            const F x = subtract ? load(anchor + at) - raw : raw, v = sendable(x);
+            bad_ = count_large(bad_, x);
+            squares_.add(place, v * v);
+            store(to + at, v);
+        });
+        bad = bad_, squares = squares_;
+    }
+
+    void take_run(const TwSheet &sheet, int64_t element, const float *anchor, float *to, int64_t n) {
+        const char *from = sheet.data + element * element_nbytes(sheet.dtype);
+        if (anchor) anchor += sheet.flat + element;
+        switch (sheet.dtype) {
+            case TW_FLOAT32: anchor ? take<TW_FLOAT32, true>(from, anchor, to, n) : take<TW_FLOAT32, false>(from, anchor, to, n); break;
+            case TW_BFLOAT16: anchor ? take<TW_BFLOAT16, true>(from, anchor, to, n) : take<TW_BFLOAT16, false>(from, anchor, to, n); break;
+            case TW_FLOAT16: anchor ? take<TW_FLOAT16, true>(from, anchor, to, n) : take<TW_FLOAT16, false>(from, anchor, to, n); break;
         }
-    stats[0] = (double)bad;
-    stats[1] = squares.total();
+    }
+
+    // A run of any length: its last few numbers go by way of a whole block of 16.
+    void take_any(const TwSheet &sheet, int64_t element, const float *anchor, float *to, int64_t n) {
+        const int64_t whole = n / 16 * 16, rest = n - whole;
+        take_run(sheet, element, anchor, to, whole);
+        if (!rest) return;
+        alignas(64) char last[64] = {};
+        alignas(64) float wide[16], last_anchor[16] = {};
+        const int64_t nbytes = element_nbytes(sheet.dtype);
+        std::memcpy(last, sheet.data + (element + whole) * nbytes, (size_t)(rest * nbytes));
+        if (anchor) std::memcpy(last_anchor, anchor + sheet.flat + element + whole, (size_t)(4 * rest));
+        TwSheet alone = sheet;
+        alone.data = last, alone.flat = 0;
+        take_run(alone, 0, anchor ? last_anchor : nullptr, wide, 16);
+        std::memcpy(to + whole, wide, (size_t)(4 * rest));
+    }
+};
+
+void read_source(const TwEncode &job, const Row &row, float *x, double *stats) {
+    Intake intake;
+    const int64_t filled = each_run(*job.layout, row.start, row.n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
+        if (count % 16 == 0) intake.take_run(sheet, element, job.anchor, x + at, count);
+        else intake.take_any(sheet, element, job.anchor, x + at, count);
+    });
+    std::memset(x + filled, 0, (size_t)(4 * (row.n16 - filled)));
+    int32_t lanes_bad[WIDTH];
+    store_int(lanes_bad, intake.bad);
+    for (int32_t bad : lanes_bad) stats[0] += bad;
+    stats[1] = intake.squares.total();
 }
 
-// x = held * decay + x * gain, two roundings.
-void accumulate(float *x, const float *held, const Row &row, float decay, float gain, float *scratch) {
+// x = held * decay + x * gain, two roundings. Returns the sum of squares.
+double accumulate(float *x, const float *held, const Row &row, float decay, float gain, float *scratch) {
+    Sum squares;
     if (held && decay != 0) {
         if (row.n != row.n16) {
             std::memcpy(scratch, held, (size_t)(4 * row.n));
             std::memset(scratch + row.n, 0, (size_t)(4 * (row.n16 - row.n)));
             held = scratch;
         }
-        for (int64_t i = 0; i < row.n16; i += WIDTH) {
-            prefetch(held + i + 256);
-            store(x + i, sendable(load(held + i)) * decay + load(x + i) * gain);
-        }
-    } else if (gain != 1) {
-        for (int64_t i = 0; i < row.n16; i += WIDTH) store(x + i, load(x + i) * gain);
+        each_vector(row.n16, [&](int64_t at, int place) {
+            if (at % 16 == 0) prefetch((const char *)(held + at) + AHEAD);
+            const F v = sendable(load(held + at)) * decay + load(x + at) * gain;
+            squares.add(place, v * v);
+            store(x + at, v);
+        });
+    } else {
+        each_vector(row.n16, [&](int64_t at, int place) {
+            const F v = load(x + at) * gain;
+            squares.add(place, v * v);
+            store(x + at, v);
+        });
     }
+    return squares.total();
 }
 
-// Codes of n values (padded with zeros), what they decode to, and the scale.
-float quantise(const tw_program &p, const float *v, int64_t n, int64_t row, bool want_sent, Work &work) {
+// -- the record ----------------------------------------------------------------------------------------------------------------
+
+template <class C> double code_with(const C &coder, bool state, float *x, int64_t n, uint8_t *codes) {
+    return state ? code_row<true>(coder, x, n, codes) : code_row<false>(coder, x, n, codes);
+}
+
+// Quantises n numbers (of the row, or chosen from it) to codes behind the scale; with `state`, x becomes what is left of them. Returns the
+// squares of what is left less those of x. `index` is null when all are sent.
+double quantise(const tw_program &p, float *x, int64_t n, int64_t row, bool state, float &scale, const uint16_t *index, Work &work) {
     uint8_t *codes = work.codes;
-    float *sent = work.sent;
-    const int64_t n16 = blocks16(n);
-    std::memset(codes + n16, 0, 64);  // packing looks that far
+    std::memset(codes + blocks16(n) * value_bits(p.value) / 8, 0, 64);  // packing looks that far
     switch (p.value) {
-        case V_FLOAT32:
-            std::memcpy(codes, v, (size_t)(4 * n));
-            std::memcpy(sent, v, (size_t)(4 * n16));
-            return 0;
-        case V_BFLOAT16:
-        case V_FLOAT16:
-            for (int64_t i = 0; i < n16; i += WIDTH) {
-                const I code = p.value == V_BFLOAT16 ? to_bf16(load(v + i)) : to_fp16(load(v + i));
-                uint16_t half[WIDTH];
-                for (int j = 0; j < WIDTH; j++) half[j] = (uint16_t)code[j];
-                std::memcpy(codes + 2 * i, half, sizeof half);
-                if (want_sent) store(sent + i, p.value == V_BFLOAT16 ? from_bf16(code) : from_fp16(code));
-            }
-            return 0;
-        case V_SIGN: {
-            const float scale = mean_scale(v, n, work.sent);
-            const I live = scale == 0 ? I{} : ~I{};
-            for (int64_t i = 0; i < n16; i += WIDTH) {
-                const I minus = load(v + i) < 0;
-                store_codes(codes + i, minus & live & 1);
-                if (want_sent) store(sent + i, floats(bits(all(scale)) ^ (minus & live & INT32_MIN)));
-            }
-            return scale;
-        }
+        case V_FLOAT32: return code_with(FloatCoder{}, state, x, n, codes);
+        case V_BFLOAT16: return code_with(HalfCoder<true>{}, state, x, n, codes);
+        case V_FLOAT16: return code_with(HalfCoder<false>{}, state, x, n, codes);
         case V_VOTE: {
-            I any = {};
-            for (int64_t i = 0; i < n16; i += WIDTH) any |= magnitude(load(v + i));
-            const bool silent = largest_lane(any) == 0;
-            for (int64_t i = 0; i < n16; i += WIDTH) {
-                const I minus = load(v + i) < 0;
-                store_codes(codes + i, minus & 1);
-                store(sent + i, silent ? F{} : floats(bits(all(1.0f)) ^ (minus & INT32_MIN)));
+            scale = largest_key(x, n) ? 1.0f : 0.0f;
+            if (scale != 0) {
+                code_row<false>(VoteCoder{}, x, n, codes);
+                const bool read_as_silent = !p.scale && looks_silent(p, codes, index);
+                return read_as_silent || !state ? 0 : code_row<true>(VoteCoder{}, x, n, codes);
             }
-            if (silent && !p.scale)
-                for (int64_t i = 0; i < n; i++) codes[i] = 0x9E3779B97F4A7C15ull >> (i % 64) & 1;
-            for (int64_t i = n; i < n16; i++) codes[i] = 0;
-            return silent ? 0.0f : 1.0f;
+            std::memset(codes, 0, (size_t)padded(n) + 8);
+            for (int64_t i = 0; i < n && !p.scale; i++) codes[i / 8] |= (uint8_t)((SILENT >> (i % 64) & 1) << i % 8);
+            return 0;
         }
+        case V_SIGN: scale = mean_scale(x, n, work.scratch); break;
+        default: scale = absmax_scale(x, n, value_most(p.value));
     }
-    const float most = value_most(p.value), scale = absmax_scale(v, n16, most);
     if (scale == 0) {
-        std::memset(codes, 0, (size_t)n16);
-        std::memset(sent, 0, (size_t)(4 * n16));
+        std::memset(codes, 0, (size_t)blocks16(n) + 64);
         return 0;
     }
-    const F s = all(scale), inverse = all(1.0f / scale);
-    if (p.value == V_FP8 || p.value == V_FP4) {
-        const bool eight = p.value == V_FP8;
-        for (int64_t i = 0; i < n16; i += WIDTH) {
-            const F x = load(v + i), y = floats(magnitude(x / s));
-            const I code = eight ? to_fp8(y) : to_fp4(y);
-            const I minus = bits(x) & ~(code == 0) & INT32_MIN;
-            store_codes(codes + i, code | (I)((U)minus >> (eight ? 24 : 28)));
-            if (want_sent) store(sent + i, floats(bits((eight ? from_fp8(code) : from_fp4(code)) * s) | minus));
-        }
-        return scale;
+    const F s = all(scale);
+    switch (p.value) {
+        case V_SIGN: return code_with(SignCoder{{}, s}, state, x, n, codes);
+        case V_FP8: return code_with(MinifloatCoder<true>{{}, s}, state, x, n, codes);
+        case V_FP4: return code_with(MinifloatCoder<false>{{}, s}, state, x, n, codes);
     }
+    if (!p.seed) return code_with(IntCoder{{}, s, all(1.0f / scale)}, state, x, n, codes);
     const uint32_t seed = lowbias32(lowbias32((uint32_t)p.seed ^ bits_of(scale)) + (uint32_t)row * 0x9E3779B9u);
-    for (int64_t i = 0; i < n16; i += WIDTH) {
-        const F q = p.seed ? stochastic(load(v + i), s, most, i, seed) : quotient(load(v + i), s, inverse);
-        store_codes(codes + i, nearest_int(q));
-        if (want_sent) store(sent + i, q * s);
-    }
-    return scale;
+    return code_with(StochasticCoder{{}, s, value_most(p.value), seed}, state, x, n, codes);
 }
 
-// `codes` as they stand in a record, behind `out`.
-void put_values(const tw_program &p, const uint8_t *codes, int64_t n, bool last, uint8_t *out) {
+// `codes` as they stand in a record, padded to 4 bytes.
+void put_values(const tw_program &p, const uint8_t *codes, int64_t n, uint8_t *out) {
     const int wide = value_bits(p.value);
-    if (wide > 8) {
-        std::memcpy(out, codes, (size_t)(n * wide / 8));
-        if (last)
-            for (int64_t i = n * wide / 8; i % 4; i++) out[i] = 0;
-    } else {
-        pack_codes(codes, n, wide, out);
-    }
+    if (wide == 2 || wide == 4) return pack_codes(codes, n, wide, out);
+    const int64_t nbytes = (n * wide + 7) / 8;
+    std::memcpy(out, codes, (size_t)nbytes);
+    for (int64_t i = nbytes; i % 4; i++) out[i] = 0;
 }
 
-void keep(const float *x, const Row &row, float *kept, double *stats) {
-    Sum16 squares;
-    const bool whole = row.n == row.n16 && aligned(kept);
-    for (int64_t i = 0; i < row.n16; i += 16)
-        for (int j = 0; j < 16 / WIDTH; j++) {
-            const F v = load(x + i + j * WIDTH);
-            squares.add(j, v * v);
-            if (whole) stream(kept + i + j * WIDTH, v);
-        }
-    if (!whole) std::memcpy(kept, x, (size_t)(4 * row.n));
-    stats[2] = squares.total();
-}
-
-float after_vote(float held, float vote) {
-    if (vote == 0) return held;
-    return held == 0 ? vote * -0x1p-100f : 0.0f;
-}
-
-// Every coefficient is sent. A long row comes in pieces, which only values without a scale allow.
-void encode_all(const TwEncode &job, const Row &row, int64_t piece, Work &work) {
+// Every coefficient is sent. A long row comes in pieces, which only values without a scale allow. As `quantise` returns.
+double encode_all(const TwEncode &job, const Row &row, int64_t piece, float *x, Work &work) {
     const tw_program &p = job.program;
-    for (int64_t i = 0; i < row.n16; i += WIDTH) store(work.values + i, sendable(load(work.x + i)));
-    const float scale = quantise(p, work.values, row.n, row.number, job.kept != nullptr, work);
+    float scale = 0;
+    const double more = quantise(p, x, row.n, row.number, job.kept != nullptr, scale, nullptr, work);
     uint8_t *out = job.payload + row.number * p.record;
     if (p.scale) std::memcpy(out, &scale, 4), out += 4;
-    put_values(p, work.codes, row.n, true, out + piece * TW_PIECE * value_bits(p.value) / 8);
-    if (!job.kept) return;
-    if (p.value == V_VOTE)
-        for (int64_t i = 0; i < row.n; i++) work.x[i] = after_vote(work.x[i], work.sent[i]);
-    else
-        for (int64_t i = 0; i < row.n16; i += WIDTH) store(work.x + i, load(work.x + i) - load(work.sent + i));
+    put_values(p, work.codes, row.n, out + piece * TW_PIECE * value_bits(p.value) / 8);
+    return more;
 }
 
-void encode_some(const TwEncode &job, const Row &row, Work &work) {
+// The chosen are sent.
+double encode_some(const TwEncode &job, const Row &row, float *x, Work &work) {
     const tw_program &p = job.program;
     const int64_t k = p.k;
-    if (p.select == S_BLOCK_MAX) block_max(work.x, row.n, p.block, work.index);
-    else top_k(work.x, row.n, k, (int32_t *)work.scratch, work.index);
-    for (int64_t i = 0; i < k; i++) work.values[i] = work.x[work.index[i]];
-    for (int64_t i = k; i < blocks16(k); i++) work.values[i] = 0;
-    for (int64_t i = 0; i < blocks16(k); i += WIDTH) store(work.values + i, sendable(load(work.values + i)));
-    const float scale = quantise(p, work.values, k, row.number, true, work);
-    if (job.kept) {
-        if (p.value == V_VOTE)
-            for (int64_t i = 0; i < k; i++) work.x[work.index[i]] = after_vote(work.x[work.index[i]], work.sent[i]);
-        else
-            for (int64_t i = 0; i < k; i++) work.x[work.index[i]] -= work.sent[i];
-    }
+    uint16_t *index = work.index;
+    float *chosen = work.chosen, scale = 0;
+    if (p.select == S_BLOCK_MAX) block_max(x, row.n, p.block, index);
+    else top_k(x, row.n, k, (int32_t *)work.scratch, index);
+    for (int64_t i = 0; i < k; i++) chosen[i] = x[index[i]];
+    for (int64_t i = k; i < blocks16(k); i++) chosen[i] = 0;
+    const double more = quantise(p, chosen, k, row.number, job.kept != nullptr, scale, index, work);
+    if (job.kept)
+        for (int64_t i = 0; i < k; i++) x[index[i]] = chosen[i];
     uint8_t *out = job.payload + row.number * p.record;
+    put_values(p, work.codes, k, out + p.record - padded(k * value_bits(p.value)));
     if (p.scale) std::memcpy(out, &scale, 4), out += 4;
-    const int64_t values_nbytes = padded(k * value_bits(p.value));
-    pack_index(work.index, k, p.chunk, p.block, p.index, (int32_t *)work.scratch, out);
-    put_values(p, work.codes, k, true, job.payload + (row.number + 1) * p.record - values_nbytes);
+    pack_index(index, k, p.chunk, p.block, p.index, (int32_t *)work.scratch, out);
+    return more;
 }
 
 }  // namespace
@@ -231,25 +252,29 @@ namespace TW_NAMESPACE {
 void encode(const TwEncode &job, int64_t begin, int64_t end) {
     const tw_program &p = job.program;
     Work work;
+    Behind behind;
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t number = unit / job.units.pieces, piece = unit % job.units.pieces;
         const int64_t start = number * p.chunk + piece * TW_PIECE;
         const int64_t n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
         const Row row = {number, start, n, blocks16(n)};
+        const float *held = job.held ? job.held + start : nullptr;
+        float *x = work.rows[unit % 2];
         double *stats = job.stats + 3 * unit;
         stats[0] = stats[1] = stats[2] = 0;
-        const int64_t filled = each_run(*job.layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
-            load_run(work.x + at, sheet, element, count, job.anchor);
-        });
-        std::memset(work.x + filled, 0, (size_t)(4 * (row.n16 - filled)));
-        clean(work.x, row.n16, stats);
-        if (p.side) transform_tile<Way::forward>(work.x, work.x, work.scratch, p.side);
-        accumulate(work.x, job.held ? job.held + start : nullptr, row, job.decay, job.gain, work.scratch);
-        if (job.payload) {
-            if (p.select == S_ALL) encode_all(job, row, piece, work);
-            else encode_some(job, row, work);
+        read_source(job, row, x, stats);
+        if (p.side) {
+            AheadAndBehind aside = {next_tile(*job.layout, number + 1, x), (const char *)(held ? held : x), behind};
+            transform_tile<Way::forward>(x, x, work.scratch, p.side, aside);
+            behind = {};
         }
-        if (job.kept) keep(work.x, row, job.kept + start, stats);
+        if (held || job.gain != 1 || job.kept) stats[2] = accumulate(x, held, row, job.decay, job.gain, work.scratch);
+        if (job.payload) stats[2] += p.select == S_ALL ? encode_all(job, row, piece, x, work) : encode_some(job, row, x, work);
+        stats[2] = std::max(0.0, stats[2]);  // rounding
+        if (!job.kept) continue;
+        behind = {x, job.kept + start};
+        const bool later = p.side >= 16 && unit + 1 < end && aligned(behind.to);  // it goes beside the next transform
+        if (!later) put_away(behind, row.n), behind = {};
     }
     fence();
 }

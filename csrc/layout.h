@@ -43,6 +43,14 @@ inline int64_t tile_offset(const TwLayout &layout, const TwSheet &sheet, int64_t
     return (tile / sheet.across * sheet.width + tile % sheet.across) * layout.side;
 }
 
+// Where the tile of a row lies in memory and how many bytes its rows are apart; null for rows of the pool.
+inline const char *tile_at(const TwLayout &layout, int64_t row, int64_t *stride) {
+    if (row >= layout.tile_rows) return nullptr;
+    const TwSheet &sheet = sheet_of_row(layout, row);
+    *stride = sheet.width * element_nbytes(sheet.dtype);
+    return sheet.data ? sheet.data + tile_offset(layout, sheet, row) * element_nbytes(sheet.dtype) : nullptr;
+}
+
 // Calls visit(sheet, element of the sheet, place in the span, count) for each contiguous run of `count` matrix elements from `start` on;
 // returns how many there are (the rest of the last row is padding).
 template <class Visit> inline int64_t each_run(const TwLayout &layout, int64_t start, int64_t count, Visit visit) {

@@ -35,41 +35,45 @@ inline float value_most(int64_t value) {
 
 inline float round_up16(float x) { return float_of((bits_of(x) + 0xFF) & ~0xFFu); }
 
-// Arrays below are aligned and padded with zeros to 16 numbers.
+// Arrays below are aligned and padded with zeros to 16 numbers. What cannot be sent counts as zero.
 
-inline float absmax_scale(const float *v, int64_t n, float most) {
-    I m = {};
-    for (int64_t i = 0; i < n; i += WIDTH) m = larger(m, magnitude(load(v + i)));
-    const uint32_t largest = (uint32_t)largest_lane(m);
+inline int64_t blocks16(int64_t n) { return (n + 15) / 16 * 16; }
+
+// The bits of a magnitude that may be sent, else 0. As integers they order like the numbers.
+TW_INLINE I key_of(F v) { return magnitude(sendable(v)); }
+
+inline int32_t largest_key(const float *x, int64_t n) {
+    I m[4] = {};
+    each_vector(blocks16(n), [&](int64_t at, int place) { m[place % 4] = larger(m[place % 4], key_of(load(x + at))); });
+    return largest_lane(larger(larger(m[0], m[1]), larger(m[2], m[3])));
+}
+
+inline float absmax_scale(const float *x, int64_t n, float most) {
+    const uint32_t largest = (uint32_t)largest_key(x, n);
     return largest < ZERO_BLOCK ? 0.0f : round_up16(float_of(largest) / most);
 }
 
-// Mean magnitude by a halving tree over the next power of two.
-inline float mean_scale(const float *v, int64_t n, float *scratch) {
-    if (n == 0) return 0;
-    int64_t size = 1;
+// Mean magnitude by a halving tree over the next power of two; `scratch` has room for so many.
+inline float mean_scale(const float *x, int64_t n, float *scratch) {
+    int64_t size = 2 * WIDTH;
     while (size < n) size *= 2;
-    const float *from = v;
-    if (size != n) {
-        std::memcpy(scratch, v, 4 * n);
-        std::memset(scratch + n, 0, 4 * (size - n));
-        from = scratch;
+    for (int64_t i = blocks16(n); i < size; i += WIDTH) store(scratch + i, F{});
+    int64_t half = size / 2;  // of more zeros than the tree has, at most: adding zero changes nothing
+    if (n == size) {
+        for (int64_t i = 0; i < half; i += WIDTH) store(scratch + i, floats(key_of(load(x + i))) + floats(key_of(load(x + half + i))));
+    } else {
+        for (int64_t i = 0; i < blocks16(n); i += WIDTH) store(scratch + i, floats(key_of(load(x + i))));
+        for (int64_t i = 0; i < half; i += WIDTH) store(scratch + i, load(scratch + i) + load(scratch + half + i));
     }
-    bool first = true;  // magnitudes are taken on the way
-    while (size > 1) {
-        const int64_t half = size / 2;
-        if (half >= WIDTH) {
-            for (int64_t i = 0; i < half; i += WIDTH) {
-                F a = load(from + i), b = load(from + half + i);
-                if (first) a = floats(magnitude(a)), b = floats(magnitude(b));
-                store(scratch + i, a + b);
-            }
-        } else {
-            for (int64_t i = 0; i < half; i++) scratch[i] = std::fabs(from[i]) + std::fabs(from[half + i]);
-        }
-        from = scratch, size = half, first = false;
+    while (half > WIDTH) {
+        half /= 2;
+        for (int64_t i = 0; i < half; i += WIDTH) store(scratch + i, load(scratch + i) + load(scratch + half + i));
     }
-    const float mean = std::fabs(from[0]) / (float)n;
+    while (half > 1) {
+        half /= 2;
+        for (int64_t i = 0; i < half; i++) scratch[i] += scratch[half + i];
+    }
+    const float mean = scratch[0] / (float)n;
     return bits_of(mean) < ZERO_BLOCK ? 0.0f : round_up16(mean);
 }
 
@@ -91,6 +95,15 @@ TW_INLINE I load_codes(const uint8_t *p) {  // not signed
     return (I)__builtin_convertvector(b, U);
 #endif
 }
+TW_INLINE void store_halves(uint8_t *p, I codes) {
+#if defined(__AVX512F__)
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16((__m512i)codes));
+#else
+    uint16_t half[WIDTH];
+    for (int j = 0; j < WIDTH; j++) half[j] = (uint16_t)codes[j];
+    std::memcpy(p, half, sizeof half);
+#endif
+}
 TW_INLINE F to_float(I v) { return __builtin_convertvector(v, F); }
 
 TW_INLINE U lowbias32(U x) {  // Ellis' hash: every output bit depends on every input bit
@@ -102,13 +115,6 @@ inline uint32_t lowbias32(uint32_t x) {
     x ^= x >> 16, x *= 0x7feb352du;
     x ^= x >> 15, x *= 0x846ca68bu;
     return x ^ x >> 16;
-}
-
-// round-half-even(v / scale), the quotient rounded to float32 first. Multiplying by 1 / scale is right except beside a half.
-TW_INLINE F quotient(F v, F scale, F inverse) {
-    const F p = v * inverse, q = nearest(p);
-    if (__builtin_expect(at_least(magnitude(p - q), bits(all(0.5f - 0x1p-14f))), 0)) return nearest(v / scale);
-    return q;
 }
 
 // floor(v / scale) or one more, by 16 bits of a hash of the place.

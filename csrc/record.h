@@ -1,6 +1,7 @@
 // The fields of a record: indices and packed codes (docs/wire-format.md).
 #pragma once
 #include "simd.h"
+#include "thinwire.h"
 
 namespace {
 
@@ -200,6 +201,18 @@ inline void unpack_codes(const uint8_t *in, int64_t n, int bits, uint8_t *codes)
             std::memcpy(codes + b * each + 8 * i, &x, 8);
         }
     }
+}
+
+constexpr uint64_t SILENT = 0x9E3779B97F4A7C15ull;  // bit j % 64: the sign of coefficient j in a row that does not vote
+
+// Whether a record of votes without a scale is the one that stands for a row of zeros (docs/wire-format.md). `index` null: all are sent.
+inline bool looks_silent(const tw_program &p, const uint8_t *values, const uint16_t *index) {
+    for (int64_t i = 0; i < p.k; i++) {
+        const int sign = values[i / 8] >> (i % 8) & 1;
+        if (sign != (int)(SILENT >> (i % 64) & 1)) return false;
+        if (index && index[i] != i * (p.block ? p.block : 1)) return false;
+    }
+    return true;
 }
 
 }  // namespace

@@ -1,11 +1,8 @@
 // Which coefficients of a row are sent: by (|x| descending, index ascending), ascending places out.
 #pragma once
-#include "simd.h"
+#include "quantise.h"
 
 namespace {
-
-// The bits of a magnitude that may be sent, else 0. As integers they order like the numbers.
-TW_INLINE I key_of(F v) { return magnitude(sendable(v)); }
 
 // Vectors of keys that are at least t.
 inline int64_t count_at_least(const int32_t *keys, int64_t n, int32_t t) {

@@ -131,8 +131,15 @@ TW_INLINE F sendable(F v) {
     return floats(bits(v) & (above <= (uint32_t)(LARGEST - SMALLEST)));
 #endif
 }
-// How many lanes are NaN, Inf or above 2^100.
-TW_INLINE int too_large(F v) { return WIDTH - __builtin_popcount(at_least(all_int(LARGEST), magnitude(v))); }
+// One more in every lane that is NaN, Inf or above 2^100.
+TW_INLINE I count_large(I count, F v) {
+#if defined(__AVX512F__)
+    const __mmask16 large = _mm512_cmpgt_epi32_mask((__m512i)magnitude(v), _mm512_set1_epi32(LARGEST));
+    return (I)_mm512_mask_add_epi32((__m512i)count, large, (__m512i)count, _mm512_set1_epi32(1));
+#else
+    return count - (magnitude(v) > LARGEST);
+#endif
+}
 
 // Round half to even for |v| < 2^22: the sum has steps of 1. (No fast-math: the compiler may not simplify it.)
 constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23
@@ -158,18 +165,30 @@ TW_INLINE I lanes() {
     return v;
 }
 
-// Sums 16 partial sums, one a place modulo 16: the same order at every width.
-struct Sum16 {
-    F part[16 / WIDTH] = {};
-    TW_INLINE void add(int place, F v) { part[place] += v; }  // place: which vector of a block of 16
+// 64 partial sums, so that additions need not wait for each other, in the same order at every width.
+struct Sum {
+    F part[64 / WIDTH] = {};
+    TW_INLINE void add(int place, F v) { part[place] += v; }  // place: which vector of a block of 64
     double total() const {
-        float lane[16];
+        float lane[64];
         std::memcpy(lane, part, sizeof lane);
         double sum = 0;
-        for (float x : lane) sum += x;
+        for (int i = 0; i < 16; i++) lane[i] = (lane[i] + lane[i + 16]) + (lane[i + 32] + lane[i + 48]);
+        for (int i = 0; i < 4; i++) sum += (double)((lane[i] + lane[i + 4]) + (lane[i + 8] + lane[i + 12]));
         return sum;
     }
 };
+
+// body(at, place) for every vector of n numbers, n a multiple of 16: `at` is its first number, `place` its place in a block of 64.
+template <class Body> TW_INLINE void each_vector(int64_t n, Body body) {
+    int64_t at = 0;
+    for (; at + 64 <= n; at += 64)
+#pragma GCC unroll 16
+        for (int place = 0; place < 64 / WIDTH; place++) body(at + place * WIDTH, place);
+    for (; at < n; at += 16)
+#pragma GCC unroll 4
+        for (int place = 0; place < 16 / WIDTH; place++) body(at + place * WIDTH, place);
+}
 
 TW_INLINE float float_of(uint32_t b) {
     float f;

@@ -88,7 +88,7 @@ bool known(const tw_program &p) {
     const bool whole_rows = p.select != ALL || !cast || p.side != 0;
     if (whole_rows && p.chunk > TW_MOST_CHUNK) return false;
     if (p.side && (!(p.side == 8 || p.side == 16 || p.side == 32 || p.side == 64) || p.chunk != p.side * p.side)) return false;
-    if (p.select != ALL && !(power_of_two(p.chunk) && p.chunk >= 16)) return false;
+    if (p.select != ALL && !(power_of_two(p.chunk) && p.chunk >= 8)) return false;
     if (p.select == TOP_K && !(p.index == ELIAS_FANO || p.index == PLANES || p.index == BITMAP)) return false;
     if (p.select == BLOCK_MAX && !(p.index == OFFSETS && power_of_two(p.block) && p.block >= 2 && p.block <= p.chunk && p.block * p.k == p.chunk))
         return false;

@@ -1,5 +1,6 @@
 // The 2-D DCT of one square tile in the first cache: columns, transposition, columns again.
 #pragma once
+#include "layout.h"
 #include "lee.h"
 
 namespace {
@@ -64,18 +65,49 @@ template <int N> const Scale<N> scale_2d;
 
 enum class Way { forward, inverse };
 
+// What memory does while the processor transforms a tile: a step for every 64 bytes of a tile, taken between the operations. All steps at
+// once would fill the processor's queue, and then it would wait. Both passes have N / WIDTH blocks of columns; rows i of a block.
+template <int N, class Aside> TW_INLINE void step_aside(Aside &aside, int i) {
+    if (i * WIDTH % 32 == 0) aside.template step<N>();
+}
+
+// The lines of the next tile are asked for: its rows lie too far apart for the processor to guess.
+struct Ahead {
+    const char *at;
+    int64_t stride;  // bytes between its rows
+    int line = 0;
+
+    template <int N> TW_INLINE void step() {
+        constexpr int LINES = N >= 16 ? N / 16 : 1;
+        __builtin_prefetch(at + 64 * line, 0, 2);
+        line++;
+        if (line == LINES) line = 0, at += stride;
+    }
+};
+
 template <Way way, int N, class V> TW_INLINE void lee(const V (&x)[N], V (&y)[N]) {
     if (way == Way::forward) Lee<N, V>::forward(x, y);
     else Lee<N, V>::inverse(x, y);
 }
 
+inline Ahead next_tile(const TwLayout &layout, int64_t row, const void *otherwise) {
+    Ahead ahead = {nullptr, 0};
+    ahead.at = tile_at(layout, row, &ahead.stride);
+    if (!ahead.at) ahead = {(const char *)otherwise, 0};
+    return ahead;
+}
+
 // Columns of x, each a transform of length N, put down as rows of out (which may not overlap x).
-template <Way way, int N> void columns_to_rows(const float *x, float *out) {
+template <Way way, int N, class Aside> TW_INLINE void columns_to_rows(const float *x, float *out, Aside &aside) {
     const float *scale = scale_2d<N>.value;
     if constexpr (N >= WIDTH) {
         for (int c = 0; c < N; c += WIDTH) {
             F in[N], y[N];
-            for (int i = 0; i < N; i++) in[i] = way == Way::inverse ? load(x + i * N + c) * load(scale + i * N + c) : load(x + i * N + c);
+#pragma GCC unroll 64
+            for (int i = 0; i < N; i++) {
+                in[i] = way == Way::inverse ? load(x + i * N + c) * load(scale + i * N + c) : load(x + i * N + c);
+                step_aside<N>(aside, i);
+            }
             lee<way, N, F>(in, y);
             for (int u = 0; u < N; u += WIDTH) store_transposed(y + u, out + c * N + u, N);
         }
@@ -90,12 +122,16 @@ template <Way way, int N> void columns_to_rows(const float *x, float *out) {
 }
 
 // Columns of x, each a transform, to columns of out.
-template <Way way, int N, bool past_caches> void columns(const float *x, float *out) {
+template <Way way, int N, bool past_caches, class Aside> TW_INLINE void columns(const float *x, float *out, Aside &aside) {
     const float *scale = scale_2d<N>.value;
     if constexpr (N >= WIDTH) {
         for (int c = 0; c < N; c += WIDTH) {
             F in[N], y[N];
-            for (int i = 0; i < N; i++) in[i] = load(x + i * N + c);
+#pragma GCC unroll 64
+            for (int i = 0; i < N; i++) {
+                in[i] = load(x + i * N + c);
+                step_aside<N>(aside, i);
+            }
             lee<way, N, F>(in, y);
             for (int i = 0; i < N; i++) {
                 const F v = way == Way::forward ? y[i] * load(scale + i * N + c) : y[i];
@@ -114,12 +150,14 @@ template <Way way, int N, bool past_caches> void columns(const float *x, float *
 
 // A tile from `in` to `out` (in = out is allowed) by way of scratch of its size. The scale is multiplied into the coefficients, after both
 // passes forward and before both backward, as in kernels/dct.py.
-template <Way way, bool past_caches = false> inline void transform_tile(const float *in, float *out, float *scratch, int64_t side) {
+template <Way way, bool past_caches = false, class Aside>
+inline void transform_tile(const float *in, float *out, float *scratch, int64_t side, Aside &aside_) {
+    Aside aside = aside_;  // in registers
     switch (side) {
-        case 8: columns_to_rows<way, 8>(in, scratch), columns<way, 8, past_caches>(scratch, out); break;
-        case 16: columns_to_rows<way, 16>(in, scratch), columns<way, 16, past_caches>(scratch, out); break;
-        case 32: columns_to_rows<way, 32>(in, scratch), columns<way, 32, past_caches>(scratch, out); break;
-        case 64: columns_to_rows<way, 64>(in, scratch), columns<way, 64, past_caches>(scratch, out); break;
+        case 8: columns_to_rows<way, 8>(in, scratch, aside), columns<way, 8, past_caches>(scratch, out, aside); break;
+        case 16: columns_to_rows<way, 16>(in, scratch, aside), columns<way, 16, past_caches>(scratch, out, aside); break;
+        case 32: columns_to_rows<way, 32>(in, scratch, aside), columns<way, 32, past_caches>(scratch, out, aside); break;
+        case 64: columns_to_rows<way, 64>(in, scratch, aside), columns<way, 64, past_caches>(scratch, out, aside); break;
     }
 }
 
