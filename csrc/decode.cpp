@@ -8,14 +8,13 @@
 
 namespace {
 
-constexpr int64_t ROOM = TW_MOST_CHUNK + 64;
+constexpr int64_t ROOM = TW_MOST_CHUNK + 128;
 
 struct alignas(64) Work {
-    float sum[ROOM];      // of the members, then what is done with it
-    float scratch[ROOM];  // of the transform; values of one member
-    int32_t places[ROOM], parts[ROOM];
-    uint8_t codes[ROOM];
-    uint16_t index[ROOM], count[ROOM], touched[ROOM];
+    float sum[ROOM];     // of the members, then what is done with it
+    float scratch[ROOM]; // of the transform; values of one member
+    int32_t places[ROOM], part[ROOM], count[ROOM], touched[ROOM];
+    uint8_t codes[ROOM], field[FIELD_ROOM];
 };
 
 // What n packed values at `in` stand for, n16 of them written; `in` has at least the padded bytes of n values.
@@ -35,6 +34,15 @@ void read_values(const tw_program &p, const uint8_t *in, float scale, int64_t n,
             }
             return;
     }
+    if (wide == 1) {
+        for (int64_t i = 0; i < n; i += WIDTH) {
+            uint32_t word = 0;
+            std::memcpy(&word, in + i / 8, WIDTH < 8 ? 1 : WIDTH / 8);
+            const U minus = (U{} + (word >> (WIDTH < 8 ? i % 8 : 0))) >> (U)lanes() << 31;
+            store(values + i, floats(bits(s) ^ (I)minus));
+        }
+        return;
+    }
     if (wide < 8) unpack_codes(in, n, wide, codes), in = codes;
     else if (n % 16) std::memcpy(codes, in, (size_t)padded(8 * n)), in = codes;
     for (int64_t i = 0; i < n; i += WIDTH) {
@@ -45,15 +53,14 @@ void read_values(const tw_program &p, const uint8_t *in, float scale, int64_t n,
             case V_INT4: v = to_float((I)((U)code << 28) >> 28) * s; break;
             case V_INT2: v = to_float((I)((U)code << 30) >> 30) * s; break;
             case V_FP8: v = floats(bits(from_fp8(code & 0x7F) * s) | (I)((U)(code & 0x80) << 24)); break;
-            case V_FP4: v = floats(bits(from_fp4(code & 7) * s) | (I)((U)(code & 8) << 28)); break;
-            default: v = floats(bits(s) ^ (I)((U)code << 31)); break;  // sign and vote
+            default: v = floats(bits(from_fp4(code & 7) * s) | (I)((U)(code & 8) << 28)); break;
         }
         store(values + i, v);
     }
 }
 
 // Whether a vote's record says that its member does not vote in this row.
-bool is_silent(const tw_program &p, float scale, const uint8_t *values, const uint16_t *index) {
+bool is_silent(const tw_program &p, float scale, const uint8_t *values, const int32_t *index) {
     return p.scale ? scale == 0 : looks_silent(p, values, index);
 }
 
@@ -64,12 +71,13 @@ struct Record {
 };
 
 // The fields of a record: scale, places (none when all coefficients are sent), and where the values begin.
-Record open_record(const tw_program &p, const uint8_t *record, Work &work) {
+template <bool checked> Record open_record(const tw_program &p, const uint8_t *record, Work &work) {
     Record r = {1, record, true};
     if (p.scale) std::memcpy(&r.scale, record, 4), record += 4;
     if (p.index != X_NONE) {
-        r.sound = unpack_index(record, p.k, p.chunk, p.block, p.index, work.places, work.parts, work.index);
-        record += p.record - 4 * p.scale - padded(p.k * value_bits(p.value));
+        const int64_t nbytes = p.record - 4 * p.scale - padded(p.k * value_bits(p.value));
+        r.sound = unpack_index<checked>(record, nbytes, p.k, p.chunk, p.block, p.index, work.field, work.part, work.places);
+        record += nbytes;
     }
     r.values = record;
     return r;
@@ -78,30 +86,32 @@ Record open_record(const tw_program &p, const uint8_t *record, Work &work) {
 void add_some(const TwDecode &job, int64_t row, Work &work) {
     const tw_program &p = job.program;
     const int64_t k = p.k;
-    int64_t touched = 0;
+    float *sum = work.sum;
+    int32_t *count = work.count, *touched = work.touched;
+    int64_t so_far = 0;
     for (int64_t m = 0; m < job.members; m++) {
-        const Record r = open_record(p, job.payloads[m] + row * p.record, work);
-        const bool silent = p.value == V_VOTE && is_silent(p, r.scale, r.values, work.index);
-        read_values(p, r.values, silent ? 0.0f : p.value == V_VOTE ? 1.0f : r.scale, k, work.codes, work.scratch);
+        const Record r = open_record<false>(p, job.payloads[m] + row * p.record, work);
+        if (p.value == V_VOTE && is_silent(p, r.scale, r.values, work.places)) std::memset(work.scratch, 0, (size_t)(4 * k));
+        else read_values(p, r.values, p.value == V_VOTE ? 1.0f : r.scale, k, work.codes, work.scratch);
         for (int64_t i = 0; i < k; i++) {
-            const uint16_t at = work.index[i];
-            work.sum[at] += silent ? 0.0f : work.scratch[i];
-            work.touched[touched] = at;
-            touched += work.count[at]++ == 0;
+            const int32_t at = work.places[i];
+            sum[at] += work.scratch[i];
+            touched[so_far] = at;
+            so_far += count[at]++ == 0;
         }
     }
     const float all_members = (float)job.members;
-    for (int64_t i = 0; i < touched; i++) {
-        const uint16_t at = work.touched[i];
-        work.sum[at] /= job.contributors ? (float)work.count[at] : all_members;
-        work.count[at] = 0;
+    for (int64_t i = 0; i < so_far; i++) {
+        const int32_t at = touched[i];
+        sum[at] /= job.contributors ? (float)count[at] : all_members;
+        count[at] = 0;
     }
 }
 
 void add_all(const TwDecode &job, int64_t row, int64_t piece, int64_t n, Work &work) {
     const tw_program &p = job.program;
     for (int64_t m = 0; m < job.members; m++) {
-        const Record r = open_record(p, job.payloads[m] + row * p.record, work);
+        const Record r = open_record<false>(p, job.payloads[m] + row * p.record, work);
         const bool silent = p.value == V_VOTE && is_silent(p, r.scale, r.values, nullptr);
         const uint8_t *values = r.values + piece * TW_PIECE * value_bits(p.value) / 8;
         float *to = m ? work.scratch : work.sum;
@@ -154,7 +164,8 @@ struct BFloat16 {
 template <class T> TW_INLINE void step(const tw_finish &f, char *w, F u) {
     F v = T::get(w);
     if (f.keep != 1) v = T::round(v * f.keep);
-    T::put(w, v - (f.sign ? sign_of(u) : u) * f.lr);
+    if (f.sign) u = sign_of(u);
+    T::put(w, v - u * f.lr);
 }
 
 template <class T> TW_INLINE void sgd(const tw_finish &f, char *w, float *anchor, float *momentum, F u) {
@@ -262,7 +273,7 @@ bool sound_codes(const tw_program &p, const uint8_t *in, float scale, int64_t n,
 }
 
 bool sound_record(const tw_program &p, const uint8_t *record, Work &work) {
-    const Record r = open_record(p, record, work);
+    const Record r = open_record<true>(p, record, work);
     if (!r.sound) return false;
     if (value_bits(p.value) > 8) return sound_floats(p, r.values, p.k);
     if (p.value != V_VOTE) return (!p.scale || sound_scale(r.scale, value_most(p.value))) && sound_codes(p, r.values, r.scale, p.k, work);
@@ -271,7 +282,7 @@ bool sound_record(const tw_program &p, const uint8_t *record, Work &work) {
     if (!sound_codes(p, r.values, r.scale, p.k, work)) return false;
     if (r.scale == 0 && p.index != X_NONE)
         for (int64_t i = 0; i < p.k; i++)
-            if (work.index[i] != i * (p.block ? p.block : 1)) return false;
+            if (work.places[i] != i * (p.block ? p.block : 1)) return false;
     return true;
 }
 
@@ -293,7 +304,7 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
             add_some(job, row, work);
         }
         if (p.side) {
-            Ahead ahead = next_tile(*job.layout, row + 1, work.sum);
+            Ahead ahead = next_tile(*job.layout, row + 2, work.sum);
             transform_tile<Way::inverse>(work.sum, work.sum, work.scratch, p.side, ahead);
         }
         finish(job, start, n, work.sum);

@@ -43,9 +43,9 @@ struct AheadAndBehind {
     const char *held;
     Behind behind;
 
-    template <int N> TW_INLINE void step() {
-        ahead.step<N>();
-        prefetch(held);
+    TW_INLINE void step() {
+        ahead.step();
+        prefetch(held + 16384);
         held += 64;
         if (behind.to) behind.line();
     }
@@ -264,7 +264,7 @@ void encode(const TwEncode &job, int64_t begin, int64_t end) {
         stats[0] = stats[1] = stats[2] = 0;
         read_source(job, row, x, stats);
         if (p.side) {
-            AheadAndBehind aside = {next_tile(*job.layout, number + 1, x), (const char *)(held ? held : x), behind};
+            AheadAndBehind aside = {next_tile(*job.layout, number + 2, x), (const char *)(held ? held : x), behind};
             transform_tile<Way::forward>(x, x, work.scratch, p.side, aside);
             behind = {};
         }

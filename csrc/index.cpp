@@ -82,12 +82,20 @@ void index_pack(const uint16_t *index, int64_t rows, int64_t k, int64_t chunk, i
 
 int64_t index_unpack(const uint8_t *in, int64_t rows, int64_t k, int64_t chunk, int coding, int rice, int64_t stride,
                      const int64_t *sizes, uint16_t *index) {
-    alignas(64) int32_t scratch[ROOM], part[ROOM];
+    alignas(64) int32_t places[ROOM], part[ROOM];
+    alignas(64) uint8_t field[FIELD_ROOM];
+    const int64_t nbytes = tw_index_nbytes(k, chunk, coding, rice);
     int64_t bad = -1;
     for (int64_t row = 0; row < rows; row++) {
         const uint8_t *from = in + row * stride;
-        const bool sound = coding == TW_RICE ? unpack_rice(from, sizes[row], k, chunk, rice, index + row * k)
-                                             : unpack_index(from, k, chunk, 0, record_coding(coding), scratch, part, index + row * k);
+        uint16_t *to = index + row * k;
+        bool sound;
+        if (coding == TW_RICE) {
+            sound = unpack_rice(from, sizes[row], k, chunk, rice, to);
+        } else {
+            sound = unpack_index<true>(from, nbytes, k, chunk, 0, record_coding(coding), field, part, places);
+            for (int64_t i = 0; i < k; i++) to[i] = (uint16_t)places[i];
+        }
         if (!sound && bad < 0) bad = row;
     }
     return bad;

@@ -58,16 +58,46 @@ inline void pack_planes(const int32_t *numbers, int64_t n, int planes, BitWriter
         }
 }
 
-// The numbers of pack_planes; written up to the next multiple of 32.
-inline void unpack_planes(const uint8_t *in, int64_t nbytes, int64_t n, int planes, int32_t *numbers) {
+// The numbers of pack_planes; written up to the next multiple of 32. `in` must have 8 bytes of room behind its field.
+inline void unpack_planes(const uint8_t *in, int64_t n, int planes, int32_t *numbers) {
     for (int64_t i = 0; i < n; i += 32) {
         I out[32 / WIDTH] = {};
         for (int p = 0; p < planes; p++) {
-            const uint32_t word = bits_at(in, nbytes, p * n + i);
-            for (int j = 0; j < 32 / WIDTH; j++) out[j] |= (I)(((U{} + (word >> (j * WIDTH))) >> (U)lanes() & 1) << p);
+            const int64_t bit = p * n + i;
+            const uint32_t word = (uint32_t)(load64(in + bit / 8) >> (bit % 8));
+#pragma GCC unroll 8
+            for (int j = 0; j < 32 / WIDTH; j++) {
+#if defined(__AVX512F__)
+                out[j] |= (I)_mm512_maskz_set1_epi32((__mmask16)(word >> (16 * j)), 1 << p);
+#else
+                out[j] |= (I)(((U{} + (word >> (j * WIDTH))) >> (U)lanes() & 1) << p);
+#endif
+            }
         }
         for (int j = 0; j < 32 / WIDTH; j++) store_int(numbers + i + j * WIDTH, out[j]);
     }
+}
+
+// Where the ones stand in a field of `bits` bits; the first k are kept, and `places` has 16 of room behind them. Returns how many there are.
+inline int64_t ones_at(const uint8_t *in, int64_t bits, int64_t k, int32_t *places) {
+    int64_t found = 0;
+    for (int64_t byte = 0; byte < padded(bits); byte += 4) {
+        uint32_t word;
+        std::memcpy(&word, in + byte, 4);
+#if defined(__AVX512F__)
+        for (int half = 0; half < 32; half += 16) {
+            const uint32_t mask = word >> half & 0xFFFF;
+            const __m512i at = _mm512_add_epi32((__m512i)lanes(), _mm512_set1_epi32((int)(byte * 8 + half)));
+            _mm512_storeu_si512(places + (found < k ? found : k), _mm512_maskz_compress_epi32((__mmask16)mask, at));
+            found += __builtin_popcount(mask);
+        }
+#else
+        for (; word; word &= word - 1, found++)
+            if (found < k) places[found] = (int32_t)(byte * 8 + __builtin_ctz(word));
+#endif
+    }
+    for (int64_t i = found; i < k; i++) places[i] = 0;
+    return found;
 }
 
 inline bool zero_padding(const uint8_t *in, int64_t bits) {
@@ -103,49 +133,48 @@ inline void pack_index(const uint16_t *index, int64_t k, int64_t chunk, int64_t 
     to.pad();
 }
 
-// Places below chunk whatever the bytes; true when they are what pack_index can have made. Scratch: k numbers and 32 more, twice.
-inline bool unpack_index(const uint8_t *in, int64_t k, int64_t chunk, int64_t block, int64_t coding, int32_t *scratch, int32_t *part,
-                         uint16_t *index) {
+constexpr int64_t FIELD_ROOM = 2 * 16384 + 64;  // bytes of the largest field of places, and room to read on
+
+// Places below chunk (a power of two where it is looked up) whatever the bytes, written up to the next multiple of 32; with `checked`
+// returns whether they are what pack_index can have made. `field` holds FIELD_ROOM bytes; `part` as many numbers as `places`.
+template <bool checked>
+inline bool unpack_index(const uint8_t *in, int64_t nbytes, int64_t k, int64_t chunk, int64_t block, int64_t coding, uint8_t *field, int32_t *part,
+                         int32_t *places) {
+    std::memcpy(field, in, (size_t)nbytes);  // words may be read across its end
+    std::memset(field + nbytes, 0, 64);
+    in = field;
+    const int64_t whole = (k + WIDTH - 1) / WIDTH * WIDTH;
+    const I most = all_int((int32_t)chunk - 1);
     bool sound = true;
-    if (coding == X_BITMAP || coding == X_ELIAS_FANO) {
-        const int low = coding == X_ELIAS_FANO ? elias_fano_low(k, chunk) : 0;
-        const int64_t bits = coding == X_ELIAS_FANO ? k + (chunk >> low) : chunk, nbytes = padded(bits);
-        int64_t found = 0;
-        for (int64_t byte = 0; byte < nbytes; byte += 4) {
-            uint32_t word;
-            std::memcpy(&word, in + byte, 4);
-            while (word && found < k) scratch[found++] = (int32_t)(byte * 8 + __builtin_ctz(word)), word &= word - 1;
-            if (word) sound = false;  // more than k
-        }
-        if (found < k) sound = false;
-        while (found < k) scratch[found] = (int32_t)found, found++;
-        sound = sound && zero_padding(in, bits);
-        if (coding == X_BITMAP) {
-            for (int64_t i = 0; i < k; i++) index[i] = (uint16_t)(scratch[i] < chunk ? scratch[i] : chunk - 1);
-            return sound;
-        }
-        in += nbytes;
-        unpack_planes(in, padded(k * low), k, low, part);
-        sound = sound && zero_padding(in, k * low);
-        int64_t last = -1;
+    if (coding == X_BITMAP) {
+        const int64_t found = ones_at(in, chunk, k, places);
+        if (checked) sound = found == k && zero_padding(in, chunk);
+    } else if (coding == X_ELIAS_FANO) {
+        const int low = elias_fano_low(k, chunk);
+        const int64_t bits = k + (chunk >> low);
+        const int64_t found = ones_at(in, bits, k, places);
+        unpack_planes(in + padded(bits), k, low, part);
+        if (checked) sound = found == k && zero_padding(in, bits) && zero_padding(in + padded(bits), k * low);
+        for (int64_t i = 0; i < whole; i += WIDTH)
+            store_int(places + i, ((load_int(places + i) - (lanes() + (int32_t)i)) << low) | load_int(part + i));
+    } else {
+        const int planes = coding == X_OFFSETS ? planes_of(block) : planes_of(chunk);
+        unpack_planes(in, k, planes, places);
+        if (checked) sound = zero_padding(in, k * planes);
+        if (coding == X_OFFSETS)
+            for (int64_t i = 0; i < whole; i += WIDTH)
+                store_int(places + i, load_int(places + i) + (lanes() + (int32_t)i) * (int32_t)block);
+    }
+    if (checked) {
+        int32_t last = -1;
         for (int64_t i = 0; i < k; i++) {
-            const int64_t at = (int64_t)(scratch[i] - i) << low | part[i];
-            sound = sound && at > last && at < chunk;
-            last = at;
-            index[i] = (uint16_t)(at < 0 ? 0 : at < chunk ? at : chunk - 1);
+            sound &= places[i] > last && places[i] < chunk;
+            last = places[i];
         }
-        return sound;
     }
-    const int planes = coding == X_OFFSETS ? planes_of(block) : planes_of(chunk);
-    unpack_planes(in, padded(k * planes), k, planes, scratch);
-    sound = zero_padding(in, k * planes);
-    if (coding == X_OFFSETS) {
-        for (int64_t i = 0; i < k; i++) index[i] = (uint16_t)(i * block + scratch[i]);
-        return sound;
-    }
-    for (int64_t i = 0; i < k; i++) {
-        sound = sound && scratch[i] < chunk && (i == 0 || scratch[i] > scratch[i - 1]);
-        index[i] = (uint16_t)(scratch[i] < chunk ? scratch[i] : chunk - 1);
+    for (int64_t i = 0; i < whole; i += WIDTH) {
+        const I at = load_int(places + i), inside = (U)at <= (U)most;
+        store_int(places + i, at & inside);
     }
     return sound;
 }
@@ -206,7 +235,7 @@ inline void unpack_codes(const uint8_t *in, int64_t n, int bits, uint8_t *codes)
 constexpr uint64_t SILENT = 0x9E3779B97F4A7C15ull;  // bit j % 64: the sign of coefficient j in a row that does not vote
 
 // Whether a record of votes without a scale is the one that stands for a row of zeros (docs/wire-format.md). `index` null: all are sent.
-inline bool looks_silent(const tw_program &p, const uint8_t *values, const uint16_t *index) {
+template <class Place> inline bool looks_silent(const tw_program &p, const uint8_t *values, const Place *index) {
     for (int64_t i = 0; i < p.k; i++) {
         const int sign = values[i / 8] >> (i % 8) & 1;
         if (sign != (int)(SILENT >> (i % 64) & 1)) return false;

@@ -68,7 +68,7 @@ TW_INLINE void fence() {
 #endif
 }
 TW_INLINE bool aligned(const void *p) { return ((uintptr_t)p & (4 * WIDTH - 1)) == 0; }
-TW_INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+TW_INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 
 // One bit a lane, lane 0 lowest.
 TW_INLINE uint32_t at_least(I a, I b) {

@@ -80,7 +80,7 @@ int64_t index_nbytes(const tw_program &p) {
 // Whether this is a program that the kernels can run within their buffers.
 bool known(const tw_program &p) {
     if (p.rows < 0 || p.chunk < 1 || p.k < 1 || p.k > p.chunk) return false;
-    if (p.value < 0 || p.value > FP4 || p.scale < 0 || p.scale > 1 || p.seed < 0) return false;
+    if (p.value < 0 || p.value > FP4 || p.scale < 0 || p.scale > 1 || p.seed < 0 || p.seed > UINT32_MAX) return false;
     const bool cast = p.value <= FLOAT16;
     if (cast && p.scale) return false;
     if (!cast && p.value != VOTE && !p.scale) return false;
@@ -92,7 +92,7 @@ bool known(const tw_program &p) {
     if (p.select == TOP_K && !(p.index == ELIAS_FANO || p.index == PLANES || p.index == BITMAP)) return false;
     if (p.select == BLOCK_MAX && !(p.index == OFFSETS && power_of_two(p.block) && p.block >= 2 && p.block <= p.chunk && p.block * p.k == p.chunk))
         return false;
-    if (p.select < ALL || p.select > BLOCK_MAX) return false;
+    if (p.select < ALL || p.select > BLOCK_MAX || (p.select != BLOCK_MAX && p.block != 0)) return false;
     if (p.chunk > MOST_BYTES / 32) return false;
     if (p.record != 4 * p.scale + index_nbytes(p) + padded(p.k * value_bits(p.value))) return false;
     return product_fits(p.rows, p.chunk) && product_fits(p.rows, p.record);
@@ -142,8 +142,18 @@ TW_ON_ISA(decode, TwDecode)
 TW_ON_ISA(check, TwCheck)
 TW_ON_ISA(transform, TwTransform)
 
-// Below this many coefficients waking a thread costs more than it saves.
-int threads_for(int threads, int64_t coefficients) { return coefficients < 65536 ? 1 : threads; }
+// Below 65536 coefficients waking a thread costs more than it saves; and nobody means a million threads.
+int threads_for(int threads, int64_t coefficients) { return coefficients < 65536 ? 1 : threads < 256 ? threads : 256; }
+
+// Whether each of `rows` times k places is above the one before and below chunk: other ones would be written anywhere.
+bool ascending(const uint16_t *index, int64_t rows, int64_t k, int64_t chunk) {
+    unsigned wrong = 0;
+    for (int64_t row = 0; row < rows && k; row++, index += k) {
+        for (int64_t i = 1; i < k; i++) wrong |= index[i] <= index[i - 1];
+        wrong |= index[k - 1] >= chunk;
+    }
+    return !wrong;
+}
 
 }  // namespace
 
@@ -194,6 +204,8 @@ int64_t tw_decode(const tw_program *program, const uint8_t *const *payloads, int
     if (!finish || finish->kind < TW_OUT || finish->kind > TW_SGD || members < 1 || members > USHRT_MAX || !payloads) return TW_BAD_ARGUMENT;
     for (int64_t m = 0; m < members; m++)
         if (!payloads[m] && program->rows) return TW_BAD_ARGUMENT;
+    // Records that nobody checked may name a place again and again: decode.cpp counts in 16 bits, and has room for 64 places twice.
+    if (program->index != NONE && program->chunk + members * program->k / 65536 >= TW_MOST_CHUNK + 64) return TW_BAD_ARGUMENT;
     TwLayout layout;
     if (!lay_out(*program, targets, sheets, finish->kind == TW_STEP, layout)) return TW_BAD_LAYOUT;
     if (finish->kind != TW_STEP && !finish->anchor && layout.numel) return TW_BAD_ARGUMENT;
@@ -207,14 +219,14 @@ int64_t tw_decode(const tw_program *program, const uint8_t *const *payloads, int
 }
 
 int64_t tw_dct_tiles(const float *in, float *out, int64_t tiles, int side, int inverse, int threads) {
-    if (tiles < 0 || !(side == 8 || side == 16 || side == 32 || side == 64) || (tiles && (!in || !out))) return TW_BAD_ARGUMENT;
+    if (!product_fits(tiles, 4 * 64 * 64) || !(side == 8 || side == 16 || side == 32 || side == 64) || (tiles && (!in || !out))) return TW_BAD_ARGUMENT;
     TwTransform job = {in, out, side, 0, inverse != 0};
     tw_parallel(threads_for(threads, tiles * side * side), tiles, range<TwTransform, on_isa_transform>, &job);
     return 0;
 }
 
 int64_t tw_dct_rows(const float *in, float *out, int64_t rows, int inverse, int threads) {
-    if (rows < 0 || (rows && (!in || !out))) return TW_BAD_ARGUMENT;
+    if (!product_fits(rows, 4 * 64) || (rows && (!in || !out))) return TW_BAD_ARGUMENT;
     TwTransform job = {in, out, 0, rows, inverse != 0};
     tw_parallel(threads_for(threads, rows * 64), (rows + WIDTH_MOST - 1) / WIDTH_MOST, range<TwTransform, on_isa_transform>, &job);
     return 0;
@@ -237,8 +249,8 @@ int64_t tw_index_nbytes(int64_t k, int64_t chunk, int coding, int rice) {
 int64_t tw_index_pack(const uint16_t *index, int64_t rows, int64_t k, int64_t chunk, int coding, int rice, uint8_t *out, int64_t stride,
                       int64_t *sizes) {
     const int64_t nbytes = tw_index_nbytes(k, chunk, coding, rice);
-    if (nbytes < 0 || chunk > TW_MOST_CHUNK || rows < 0 || stride < nbytes || (rows && k && !index) || (rows && !out)) return TW_BAD_ARGUMENT;
-    if (coding == TW_RICE && rows && !sizes) return TW_BAD_ARGUMENT;
+    if (nbytes < 0 || chunk > TW_MOST_CHUNK || !product_fits(rows, stride) || stride < nbytes || (rows && k && !index) || (rows && !out)) return TW_BAD_ARGUMENT;
+    if ((coding == TW_RICE && rows && !sizes) || !ascending(index, rows, k, chunk)) return TW_BAD_ARGUMENT;
     TW_CALL(index_pack, index, rows, k, chunk, coding, rice, out, stride, sizes);
     return 0;
 }
@@ -246,7 +258,7 @@ int64_t tw_index_pack(const uint16_t *index, int64_t rows, int64_t k, int64_t ch
 int64_t tw_index_unpack(const uint8_t *in, int64_t rows, int64_t k, int64_t chunk, int coding, int rice, int64_t stride,
                         const int64_t *sizes, uint16_t *index) {
     const int64_t nbytes = tw_index_nbytes(k, chunk, coding, rice);
-    if (nbytes < 0 || chunk > TW_MOST_CHUNK || rows < 0 || stride < nbytes || (rows && k && !index) || (rows && !in)) return TW_BAD_ARGUMENT;
+    if (nbytes < 0 || chunk > TW_MOST_CHUNK || !product_fits(rows, stride) || stride < nbytes || (rows && k && !index) || (rows && !in)) return TW_BAD_ARGUMENT;
     if (coding == TW_RICE && rows && !sizes) return TW_BAD_ARGUMENT;
     for (int64_t row = 0; coding == TW_RICE && row < rows; row++)
         if (sizes[row] < 0 || sizes[row] > stride) return TW_BAD_ARGUMENT;

@@ -65,35 +65,35 @@ template <int N> const Scale<N> scale_2d;
 
 enum class Way { forward, inverse };
 
-// What memory does while the processor transforms a tile: a step for every 64 bytes of a tile, taken between the operations. All steps at
-// once would fill the processor's queue, and then it would wait. Both passes have N / WIDTH blocks of columns; rows i of a block.
-template <int N, class Aside> TW_INLINE void step_aside(Aside &aside, int i) {
-    if (i * WIDTH % 32 == 0) aside.template step<N>();
-}
-
-// The lines of the next tile are asked for: its rows lie too far apart for the processor to guess.
+// What memory does while the processor transforms a tile: a step for every 64 bytes of a tile, between the operations. All steps at once
+// would fill the processor's queues, and then it would wait.
+//
+// Here the lines of the next tile are asked for: its rows lie too far apart for the processor to guess.
 struct Ahead {
     const char *at;
     int64_t stride;  // bytes between its rows
+    int lines;       // of a row
     int line = 0;
 
-    template <int N> TW_INLINE void step() {
-        constexpr int LINES = N >= 16 ? N / 16 : 1;
-        __builtin_prefetch(at + 64 * line, 0, 2);
-        line++;
-        if (line == LINES) line = 0, at += stride;
+    TW_INLINE void step() {
+        __builtin_prefetch(at + 64 * line, 0, 3);
+        const bool end = ++line == lines;
+        at += end ? stride : 0;
+        line = end ? 0 : line;
     }
 };
 
-template <Way way, int N, class V> TW_INLINE void lee(const V (&x)[N], V (&y)[N]) {
-    if (way == Way::forward) Lee<N, V>::forward(x, y);
-    else Lee<N, V>::inverse(x, y);
+template <Way way, int N, class V, class Aside> TW_INLINE void lee(const V (&x)[N], V (&y)[N], Aside &aside) {
+    if (way == Way::forward) Lee<N, V>::forward(x, y, aside);
+    else Lee<N, V>::inverse(x, y, aside);
 }
 
+inline int lines_of(int64_t side) { return side < 16 ? 1 : (int)(side / 16); }
+
 inline Ahead next_tile(const TwLayout &layout, int64_t row, const void *otherwise) {
-    Ahead ahead = {nullptr, 0};
+    Ahead ahead = {nullptr, 0, lines_of(layout.side)};
     ahead.at = tile_at(layout, row, &ahead.stride);
-    if (!ahead.at) ahead = {(const char *)otherwise, 0};
+    if (!ahead.at) ahead.at = (const char *)otherwise, ahead.stride = 0;
     return ahead;
 }
 
@@ -104,18 +104,16 @@ template <Way way, int N, class Aside> TW_INLINE void columns_to_rows(const floa
         for (int c = 0; c < N; c += WIDTH) {
             F in[N], y[N];
 #pragma GCC unroll 64
-            for (int i = 0; i < N; i++) {
-                in[i] = way == Way::inverse ? load(x + i * N + c) * load(scale + i * N + c) : load(x + i * N + c);
-                step_aside<N>(aside, i);
-            }
-            lee<way, N, F>(in, y);
+            for (int i = 0; i < N; i++) in[i] = way == Way::inverse ? load(x + i * N + c) * load(scale + i * N + c) : load(x + i * N + c);
+            lee<way, N, F>(in, y, aside);
             for (int u = 0; u < N; u += WIDTH) store_transposed(y + u, out + c * N + u, N);
         }
     } else {
         for (int c = 0; c < N; c++) {
             float in[N], y[N];
+            Nothing nothing;
             for (int i = 0; i < N; i++) in[i] = way == Way::inverse ? x[i * N + c] * scale[i * N + c] : x[i * N + c];
-            lee<way, N, float>(in, y);
+            lee<way, N, float>(in, y, nothing);
             std::memcpy(out + c * N, y, sizeof y);
         }
     }
@@ -128,11 +126,8 @@ template <Way way, int N, bool past_caches, class Aside> TW_INLINE void columns(
         for (int c = 0; c < N; c += WIDTH) {
             F in[N], y[N];
 #pragma GCC unroll 64
-            for (int i = 0; i < N; i++) {
-                in[i] = load(x + i * N + c);
-                step_aside<N>(aside, i);
-            }
-            lee<way, N, F>(in, y);
+            for (int i = 0; i < N; i++) in[i] = load(x + i * N + c);
+            lee<way, N, F>(in, y, aside);
             for (int i = 0; i < N; i++) {
                 const F v = way == Way::forward ? y[i] * load(scale + i * N + c) : y[i];
                 past_caches ? stream(out + i * N + c, v) : store(out + i * N + c, v);
@@ -141,8 +136,9 @@ template <Way way, int N, bool past_caches, class Aside> TW_INLINE void columns(
     } else {
         for (int c = 0; c < N; c++) {
             float in[N], y[N];
+            Nothing nothing;
             for (int i = 0; i < N; i++) in[i] = x[i * N + c];
-            lee<way, N, float>(in, y);
+            lee<way, N, float>(in, y, nothing);
             for (int i = 0; i < N; i++) out[i * N + c] = way == Way::forward ? y[i] * scale[i * N + c] : y[i];
         }
     }
@@ -166,6 +162,7 @@ template <Way way, bool past_caches> inline void transform_rows(const float *in,
     const float first = (float)std::sqrt(1.0 / 64), other = (float)std::sqrt(2.0 / 64);
     alignas(64) float turned[64 * WIDTH];
     F x[64], y[64], rows[WIDTH];
+    Nothing nothing;
     for (int u = 0; u < 64; u += WIDTH) {
         for (int i = 0; i < WIDTH; i++) rows[i] = load(in + i * 64 + u);
         store_transposed(rows, turned + u * WIDTH, WIDTH);
@@ -174,7 +171,7 @@ template <Way way, bool past_caches> inline void transform_rows(const float *in,
         x[i] = load(turned + i * WIDTH);
         if (way == Way::inverse) x[i] *= i ? other : first;
     }
-    lee<way, 64, F>(x, y);
+    lee<way, 64, F>(x, y, nothing);
     if (way == Way::forward)
         for (int i = 0; i < 64; i++) y[i] *= i ? other : first;
     for (int u = 0; u < 64; u += WIDTH) store_transposed(y + u, turned + u, 64);

@@ -2,6 +2,8 @@
 #pragma once
 #include "payloads.h"
 
+namespace fuzz {
+
 // A field of a program is something odd. Whether the library takes it is seen without giving it any memory.
 inline void program_case(Source &source) {
     doing = "odd program";
@@ -67,7 +69,7 @@ inline void argument_case(Source &source) {
     require(tw_decode(&p, nullptr, 1, 0, &finish, sheets.data(), count, 1) == TW_BAD_ARGUMENT, "no payloads");
     require(tw_decode(&p, &payload, 1, 0, nullptr, sheets.data(), count, 1) == TW_BAD_ARGUMENT, "no finish");
     finish.anchor = nullptr;
-    finish.kind = finish.kind == TW_STEP ? TW_SGD : finish.kind;
+    if (finish.kind == TW_STEP) finish.kind = TW_SGD;
     if (numel) require(tw_decode(&p, &payload, 1, 0, &finish, sheets.data(), count, 1) == TW_BAD_ARGUMENT, "no anchor, or no such finish");
     finish.kind = TW_SGD, finish.anchor = &number;
     if (numel) require(tw_decode(&p, &payload, 1, 0, &finish, sheets.data(), count, 1) == TW_BAD_ARGUMENT, "no momentum");
@@ -275,3 +277,5 @@ inline void any_case(Source &source) {
     else if (kind < 98) layout_case(source);
     else transform_case(source);
 }
+
+}  // namespace fuzz

@@ -12,9 +12,12 @@
 
 #include "arguments.h"
 
+namespace fuzz {
 thread_local const char *doing = "nothing";
-static Counts alone;
-Counts *counts = &alone;
+Counts alone, *counts = &alone;
+}  // namespace fuzz
+
+using namespace fuzz;
 
 extern "C" const char *__asan_default_options() { return "quarantine_size_mb=16:detect_leaks=0:allocator_may_return_null=1"; }
 extern "C" const char *__ubsan_default_options() { return "print_stacktrace=1"; }
@@ -86,7 +89,7 @@ int main(int argc, char **argv) {
         if (fork() == 0) {
             counts = static_cast<Counts *>(shared) + job;
             for (int64_t i = job; i < cases; i += jobs) run(i);
-            _exit(0);
+            std::exit(0);
         }
     int failed = 0, status;
     while (wait(&status) > 0) failed |= status != 0;

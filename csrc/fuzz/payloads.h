@@ -6,6 +6,8 @@
 
 #include "programs.h"
 
+namespace fuzz {
+
 struct Counts {
     int64_t payloads, refused, accepted_changed, padding, canonical, programs, programs_known, layouts, streams, streams_refused, transforms;
 };
@@ -62,7 +64,10 @@ struct Tensors {
     }
 };
 
-inline int threads_of(Source &source) { return source.one_in(50) ? (int)source.between(-1, 5) : 1; }
+inline int threads_of(Source &source, bool many = false) { return many || source.one_in(50) ? (int)source.between(many ? 2 : -1, 5) : 1; }
+
+// Whether there are coefficients enough for the pool.
+inline bool many(const tw_program &p) { return p.rows * p.chunk >= 65536; }
 
 inline float share(Source &source) {
     static const float shares[] = {0.0f, 0.5f, 0.875f, 0.999f, 1.0f, 0x1p-20f};
@@ -88,7 +93,7 @@ inline Memory encoded(Source &source, const tw_program &p, const std::vector<tw_
         double stats[3];
         const int64_t code = tw_encode(&p, sources.sheets.data(), (int64_t)sources.sheets.size(), anchor ? anchor->as<float>() : nullptr,
                                        held ? held->as<float>() : nullptr, decay, gain, want_payload ? payload[i]->bytes() : nullptr,
-                                       want_kept ? kept[i]->as<float>() : nullptr, stats, threads_of(source));
+                                       want_kept ? kept[i]->as<float>() : nullptr, stats, threads_of(source, many(p)));
         require(code == 0, "a known program is refused");
         require(stats[0] == (double)sources.bad(anchor ? anchor->as<float>() : nullptr), "another count of bad numbers");
         for (int64_t j = 0; want_kept && usual && j < p.rows * p.chunk; j++)
@@ -101,14 +106,14 @@ inline Memory encoded(Source &source, const tw_program &p, const std::vector<tw_
     }
     if (!want_payload) return nullptr;
     any_isa(source);
-    require(tw_check(&p, payload[0]->bytes(), threads_of(source)) == -1, "what an encoder made is refused");
+    require(tw_check(&p, payload[0]->bytes(), threads_of(source, many(p))) == -1, "what an encoder made is refused");
     return std::move(payload[0]);
 }
 
 // Changes something; returns the row in which a padding bit is set, or -1.
 inline int64_t change(Source &source, const tw_program &p, Block &payload) {
     static const uint32_t words[] = {0x00000000, 0xFFFFFFFF, 0x7F800000, 0xFF800000, 0x7FC00000, 0x00000001, 0x007FFFFF, 0x00800000,
-                                     0x80000000, 0x7F7FFFFF, 0x3F800000, 0x3F800001, 0x0D800000, 0x72000000, 0x71800000, 0x9E3779B9};
+                                     0x80000000, 0x7F7FFFFF, 0x3F800000, 0x3F800001, 0x0D800000, 0x72000000, 0x71800000, 0x71800001};
     static const uint8_t extremes[] = {0x00, 0x01, 0x7E, 0x7F, 0x80, 0x81, 0x88, 0xFE, 0xFF};
     uint8_t *bytes = payload.bytes();
     const int64_t size = payload.size(), row = source.below(p.rows);
@@ -187,7 +192,7 @@ inline void decode(Source &source, const tw_program &p, const std::vector<tw_she
     doing = "decode";
     const int64_t numel = numel_of(shapes);
     tw_finish finish = {};
-    finish.kind = source.below(3), finish.sign = source.below(2), finish.nesterov = source.below(2);
+    finish.kind = source.one_in(2) ? (int64_t)TW_OUT : source.below(3), finish.sign = source.below(2), finish.nesterov = source.below(2);
     finish.lr = source.one_in(3) ? 1 : share(source), finish.keep = source.one_in(2) ? 1 : share(source), finish.mu = share(source);
     Tensors targets(source, shapes, 2);
     Memory anchor, momentum;
@@ -201,11 +206,11 @@ inline void decode(Source &source, const tw_program &p, const std::vector<tw_she
     const auto run = [&](float *out) {
         finish.anchor = out;
         require(tw_decode(&p, payloads.data(), (int64_t)payloads.size(), contributors, &finish, targets.sheets.data(),
-                          (int64_t)targets.sheets.size(), threads_of(source)) == 0, "a known program is refused");
+                          (int64_t)targets.sheets.size(), threads_of(source, many(p))) == 0, "a known program is refused");
     };
     run(finish.anchor);
     if (finish.kind != TW_OUT || !sound) return;
-    const float most = 0x1.001p101f * (float)(p.side ? p.side : 1);
+    const float most = (p.value < CASTS_END ? 0x1p100f : 0x1p101f) * (p.side ? 1.01f * (float)p.side : 1.0f);  // the basis is orthonormal
     for (int64_t i = 0; i < numel; i++) require(std::fabs(anchor->as<float>()[i]) <= most, "what was accepted decodes to what was never sent");
     if (source.one_in(2)) {
         Block again(source, 4 * numel, 4);
@@ -219,7 +224,7 @@ inline void decode(Source &source, const tw_program &p, const std::vector<tw_she
 
 inline void payload_case(Source &source) {
     tw_program p = any_program(source);
-    const bool threaded = source.one_in(5000);  // enough coefficients for the pool
+    const bool threaded = source.one_in(3000);
     const std::vector<tw_sheet> shapes = any_sheets(source, p, threaded ? 1 + 70000 / p.chunk : p.chunk > 2048 ? 2 : 4);
     counts->payloads++;
     const Memory made = encoded(source, p, shapes);
@@ -230,7 +235,7 @@ inline void payload_case(Source &source) {
     const bool same = payload.equals(*made);
     doing = "check";
     any_isa(source);
-    const int64_t row = tw_check(&p, payload.bytes(), threads_of(source));
+    const int64_t row = tw_check(&p, payload.bytes(), threads_of(source, many(p)));
     require(-1 <= row && row < p.rows, "no row and no error");
     require(padded < 0 || row >= 0, "a padding bit is accepted");
     require(!same || row == -1, "what an encoder made is refused");
@@ -243,3 +248,5 @@ inline void payload_case(Source &source) {
     while (source.one_in(3)) payloads.push_back(source.one_in(2) ? made->bytes() : payload.bytes());
     decode(source, p, shapes, payloads, row < 0, payload);
 }
+
+}  // namespace fuzz

@@ -3,6 +3,8 @@
 #include "../thinwire.h"
 #include "source.h"
 
+namespace fuzz {
+
 enum { CASTS_END = 3, INT2 = 5, SIGN = 6, VOTE = 7, FP8 = 8, FP4 = 9 };
 enum { ALL_SENT, TOP_K_SENT, BLOCK_MAX_SENT };
 enum { NO_INDEX, AS_ELIAS_FANO, AS_PLANES, AS_BITMAP, AS_OFFSETS };
@@ -119,3 +121,5 @@ inline int64_t numel_of(const std::vector<tw_sheet> &sheets) {
 
 // Instruction set of the calls that follow, on as few levels as the processor has.
 inline void any_isa(Source &source) { tw_set_isa((int)source.below(3)); }
+
+}  // namespace fuzz

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <vector>
 
+namespace fuzz {
+
 // What is being done, for the message when it goes wrong.
 extern thread_local const char *doing;
 
@@ -118,7 +120,7 @@ class Block {
 };
 
 // Floats of one kind of trouble; all of a block are of the same kind.
-enum class Trouble { plain, any_bits, ties, zeros, sparse, tiny, huge, wide, special, kinds };
+enum class Trouble { plain, any_bits, ties, halves_of_127, halves_of_7, quarters_of_6, zeros, sparse, tiny, huge, wide, special, kinds };
 
 inline float trouble(Source &source, Trouble kind) {
     const uint64_t r = source.next();
@@ -126,6 +128,9 @@ inline float trouble(Source &source, Trouble kind) {
     switch (kind) {
         case Trouble::any_bits: return float_of_bits((uint32_t)r);
         case Trouble::ties: return (float)((int64_t)(r % 7) - 3);
+        case Trouble::halves_of_127: return (float)((int64_t)(r % 509) - 254) * 0.5f;  // beside the middle of two codes, when the largest is 127
+        case Trouble::halves_of_7: return (float)((int64_t)(r % 29) - 14) * 0.5f;
+        case Trouble::quarters_of_6: return (float)((int64_t)(r % 49) - 24) * 0.25f;
         case Trouble::zeros: return r & 1 ? 0.0f : -0.0f;
         case Trouble::sparse: return r >> 40 & 15 ? 0.0f : unit;
         case Trouble::tiny: return float_of_bits((uint32_t)(r >> 32 & 0x80FFFFFF));  // around 2^-126
@@ -141,3 +146,5 @@ inline float trouble(Source &source, Trouble kind) {
 }
 
 inline Trouble any_trouble(Source &source) { return (Trouble)source.below((int64_t)Trouble::kinds); }
+
+}  // namespace fuzz
