@@ -10,8 +10,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from thinwire.kernels import native, ops, reference_entries
-from thinwire.kernels.finish import Finish, Out, Sgd
+from thinwire.kernels import native, ops
+from thinwire.kernels.finish import Finish, Out, Sgd, apply
 from thinwire.kernels.native import Encoded
 from thinwire.kernels.program import Program
 
@@ -85,7 +85,7 @@ def decode(program: Program, payloads: Sequence[Tensor], targets: Sequence[Tenso
     if any(target.dtype not in native.TARGETS for target in targets):
         update = torch.empty(sum(target.numel() for target in targets), dtype=torch.float32, device=targets[0].device)
         ops.decode_out(parts, list(targets), update, integers, contributors)
-        reference_entries.apply(finish, update, targets)
+        apply(finish, update, targets)
         return
     moved = [target.contiguous() for target in targets]
     if isinstance(finish, Sgd):

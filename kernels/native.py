@@ -313,7 +313,9 @@ def _pointer(tensor: Tensor | None) -> int | None:
     if tensor is None:
         return None
     if tensor.device.type != "cpu" or not tensor.is_contiguous():
-        raise ValueError(f"native kernels need contiguous CPU tensors, got {tuple(tensor.shape)} with strides {tensor.stride()} on {tensor.device}")
+        raise ValueError(
+            f"native kernels need contiguous CPU tensors, got {tuple(tensor.shape)} with strides {tensor.stride()} on {tensor.device}"
+        )
     return tensor.data_ptr()
 
 

@@ -1,7 +1,6 @@
-"""The entries of `native` computed by the numpy specification: where there is no C++ library, and for what the kernels do not take.
+"""The entries of `native` computed by the numpy specification: where there is no C++ library.
 
     encode, check, decode    the arguments and the bits of `thinwire.kernels.native`, thousands of times slower
-    apply                    a finish as torch computes it, for targets of any dtype
 
 The specification works row by row on numpy arrays; here tensors become rows, and rows tensors.
 """
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from thinwire.kernels import dct, reference, reference_chain
-from thinwire.kernels.finish import Finish, Out, Sgd
+from thinwire.kernels.finish import Finish, apply
 from thinwire.kernels.native import Encoded
 from thinwire.kernels.program import Program
 from thinwire.kernels.reference_chain import Matrix
@@ -74,34 +73,6 @@ def decode(program: Program, payloads: Sequence[Tensor], targets: Sequence[Tenso
     parts = reference_chain.to_tensors(program, update, [tuple(target.shape) for target in targets])
     flat = np.concatenate([part.reshape(-1) for part in parts]) if parts else np.zeros(0, np.float32)
     apply(finish, torch.from_numpy(flat), targets)
-
-
-def apply(finish: Finish, update: Tensor, targets: Sequence[Tensor]) -> None:
-    """Finish with a `(numel,)` float32 update by torch's own operations; each one rounds as torch does for the dtype of the target."""
-    with torch.no_grad():
-        if isinstance(finish, Out):
-            finish.out.view(-1).copy_(update)
-            return
-        sizes = [target.numel() for target in targets]
-        if isinstance(finish, Sgd):
-            _sgd(finish, update)
-            for target, part in zip(targets, finish.anchor.view(-1).split(sizes), strict=True):
-                target.copy_(part.view(target.shape))
-            return
-        step = (update.sign() if finish.sign else update) * finish.lr
-        for target, part in zip(targets, step.split(sizes), strict=True):
-            if finish.keep != 1:
-                target.mul_(finish.keep)
-            target.sub_(part.view(target.shape))
-
-
-def _sgd(finish: Sgd, update: Tensor) -> None:
-    if finish.momentum:
-        if finish.buffer is None:
-            raise ValueError("Sgd with momentum needs a buffer")
-        buffer = finish.buffer.view(-1).mul_(finish.momentum).add_(update)
-        update = update + buffer * finish.momentum if finish.nesterov else buffer
-    finish.anchor.view(-1).sub_(update if finish.lr == 1 else update * finish.lr)
 
 
 def _matrix(program: Program, tensors: Sequence[Tensor]) -> Matrix:

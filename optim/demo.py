@@ -2,7 +2,8 @@
 
 import logging
 import struct
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch.optim import Optimizer
 
 from thinwire.comms.codec import Codec
 from thinwire.comms.group import Pending
-from thinwire.kernels.vector import all_finite
-from thinwire.optim import residual
+from thinwire.kernels.finish import Step
 from thinwire.optim.aggregate import Aggregator
 from thinwire.optim.base import OnRound, Synchronised
-from thinwire.optim.engine import IDLE, Job, Outcome, norm
+from thinwire.optim.engine import IDLE, Job, Outcome
 from thinwire.optim.fragment import local
+from thinwire.optim.message import Message, norm, silent
 from thinwire.optim.replica import Replica
+from thinwire.optim.update import Update, combine
 
 log = logging.getLogger("thinwire")
 
@@ -98,14 +100,13 @@ class DeMo(Synchronised):
 
     def _round(self, *, leaving: bool) -> Generator[Pending, None, Outcome | None]:
         assert self._group is not None and self._engine is not None
-        gradients = [_gradient(group["params"]) for group in self.param_groups]
+        messages = self._messages()
         abstain = IDLE if leaving else None
-        if not all(all_finite(gradient) for gradient in gradients):
+        if not all(message.finite for message in messages):
             abstain = "NaN, Inf or numbers above 2^100 in the gradient"
-        messages = [
-            self._message(replica, torch.zeros_like(gradient) if abstain else gradient)
-            for replica, gradient in zip(self._replicas, gradients, strict=True)
-        ]
+        norm_sent = hypot(*(message.norm for message in messages))
+        if abstain:
+            messages = [silent(replica.fragment, m.payload.device) for replica, m in zip(self._replicas, messages, strict=True)]
         job = Job(
             fragments=[replica.fragment for replica in self._replicas],
             messages=messages,
@@ -114,7 +115,7 @@ class DeMo(Synchronised):
             abstain=abstain,
             leaving=leaving,
             state=self._state_hash(),
-            delta_norm=norm(gradients),
+            delta_norm=norm_sent,
             said=self._step_size(),
             sound=_can_step,
         )
@@ -122,35 +123,28 @@ class DeMo(Synchronised):
         counted = outcome is not None and self._group.rank in outcome.members
         if not abstain:
             for replica, message in zip(self._replicas, messages, strict=True):
-                assert replica.residual is not None
-                replica.residual.copy_(message.kept if counted else message.whole)
+                replica.keep(message.kept if counted else message.whole())
         if outcome is None:
             return None
         if outcome.updates is not None:
             self._move(outcome.updates, outcome.said)
         if outcome.updates is not None or outcome.all_leaving:
             self._clock.next_round()
-        self._engine.settle(job, outcome, [replica.residual for replica in self._replicas])
+        norms = [m.kept_norm for m in messages] if counted else [norm([r.residual]) for r in self._replicas if r.residual is not None]
+        self._engine.settle(job, outcome, hypot(*norms))
         return outcome
 
-    def _message(self, replica: Replica, gradient: Tensor) -> residual.Message:
-        plan = replica.fragment.plan
-        x = plan.forward(replica.fragment.matrix(gradient))
-        return residual.encode(plan, replica.residual, x, decay=self._decay)
+    def _messages(self) -> list[Message]:
+        groups = [group["params"] for group in self.param_groups]
+        return [replica.encode(_gradients(params), decay=self._decay) for replica, params in zip(self._replicas, groups, strict=True)]
 
-    def _move(self, updates: list[Tensor], said: bytes) -> None:
+    def _move(self, updates: Sequence[Update], said: bytes) -> None:
         """Take the step that all members take: learning rate and weight decay are those of the lowest member that counts.
 
         A scheduler that is a step ahead on one member must not make replicas differ.
         """
-        for replica, update, group, (lr, decay) in zip(self._replicas, updates, self.param_groups, _STEP.iter_unpack(said), strict=True):
-            flat = replica.fragment.flat(replica.fragment.plan.inverse(update))
-            direction = flat.sign() if self._sign else flat
-            for step, param in zip(replica.fragment.split(direction * lr), group["params"], strict=True):
-                weight = local(param)
-                if decay:
-                    weight.mul_(1.0 - lr * decay)
-                weight.sub_(step)
+        for update, group, (lr, decay) in zip(updates, self.param_groups, _STEP.iter_unpack(said), strict=True):
+            update.apply([local(p).detach() for p in group["params"]], Step(lr, keep=1.0 - lr * decay, sign=self._sign))
 
     def _step_size(self) -> bytes:
         return b"".join(_STEP.pack(group["lr"], group["weight_decay"]) for group in self.param_groups)
@@ -158,25 +152,19 @@ class DeMo(Synchronised):
     def _hold(self) -> None:
         """Members could not meet: the gradient waits in the residual."""
         self._record_no_meeting()
-        for replica, group in zip(self._replicas, self.param_groups, strict=True):
-            gradient = _gradient(group["params"])
-            if all_finite(gradient):
-                assert replica.residual is not None
-                replica.residual.copy_(self._message(replica, gradient).whole)
+        for replica, message in zip(self._replicas, self._messages(), strict=True):
+            if message.finite:
+                replica.keep(message.whole())
 
     def _step_alone(self) -> None:
         """Without a group the same method runs on its own payload, so that one process behaves like a member."""
-        updates = []
-        for replica, group in zip(self._replicas, self.param_groups, strict=True):
-            gradient = _gradient(group["params"])
-            if not all_finite(gradient):
-                log.warning("the gradient holds NaN, Inf or numbers above 2^100: no step is taken")
-                return
-            message = self._message(replica, gradient)
-            assert replica.residual is not None
-            replica.residual.copy_(message.kept)
-            plan = replica.fragment.plan
-            updates.append(self._aggregate(plan, [plan.values(message.payload)]))
+        messages = self._messages()
+        if not all(message.finite for message in messages):
+            log.warning("the gradient holds NaN, Inf or numbers above 2^100: no step is taken")
+            return
+        for replica, message in zip(self._replicas, messages, strict=True):
+            replica.keep(message.kept)
+        updates = [combine(r.fragment, [m.payload], self._aggregate) for r, m in zip(self._replicas, messages, strict=True)]
         self._move(updates, self._step_size())
         self._clock.next_round()
 
@@ -215,10 +203,9 @@ class DeMo(Synchronised):
             group.update({name: value for name, value in values.items() if name != "params"})
 
 
-def _gradient(params: list[Tensor]) -> Tensor:
-    """The gradients end to end, `(numel,)` float32; zero where there is none."""
-    parts = [torch.zeros_like(local(p)) if p.grad is None else _dense(local(p.grad)) for p in params]
-    return torch.cat([part.detach().reshape(-1).to(torch.float32) for part in parts]) if parts else torch.zeros(0, dtype=torch.float32)
+def _gradients(params: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients that live here; zero where there is none."""
+    return [torch.zeros_like(local(p)) if p.grad is None else _dense(local(p.grad)) for p in params]
 
 
 def _dense(gradient: Tensor) -> Tensor:

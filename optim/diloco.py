@@ -1,7 +1,8 @@
 """DiLoCo: many local steps, then one compressed exchange of what they changed (arXiv:2311.08105)."""
 
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ from torch.optim import Optimizer
 from thinwire.comms.codec import Codec
 from thinwire.comms.group import Pending
 from thinwire.kernels.vector import all_finite
-from thinwire.optim import residual
 from thinwire.optim.aggregate import Aggregator
 from thinwire.optim.base import OnRound, Synchronised
 from thinwire.optim.checks import positive
-from thinwire.optim.engine import IDLE, Job, Outcome, norm
+from thinwire.optim.engine import IDLE, Job, Outcome
 from thinwire.optim.fragment import local
+from thinwire.optim.message import norm, silent
 from thinwire.optim.outer import SGD, OuterRule
 from thinwire.optim.replica import Replica
+from thinwire.optim.update import Update
 
 log = logging.getLogger("thinwire")
 
@@ -166,12 +168,13 @@ class DiLoCo(Synchronised):
 
     def _round(self, *, leaving: bool) -> Generator[Pending, None, Outcome | None]:
         groups = [group["params"] for group in self.param_groups]
-        deltas = [self._delta(replica, params) for replica, params in zip(self._replicas, groups, strict=True)]
-        abstain = self._why_abstain(deltas, leaving)
-        messages = []
-        for replica, delta in zip(self._replicas, deltas, strict=True):
-            x = replica.fragment.plan.forward(replica.fragment.matrix(torch.zeros_like(delta) if abstain else delta))
-            messages.append(residual.encode(replica.fragment.plan, replica.residual, x, decay=self._decay))
+        messages = [replica.encode(params, decay=self._decay) for replica, params in zip(self._replicas, groups, strict=True)]
+        abstain = IDLE if leaving and not self._clock.open else None
+        if not all(message.finite for message in messages):
+            abstain = "NaN, Inf or numbers above 2^100 in the pseudo-gradient"
+        delta_norm = hypot(*(message.norm for message in messages))
+        if abstain:
+            messages = [silent(replica.fragment, m.payload.device) for replica, m in zip(self._replicas, messages, strict=True)]
         job = Job(
             fragments=[replica.fragment for replica in self._replicas],
             messages=messages,
@@ -180,33 +183,26 @@ class DiLoCo(Synchronised):
             abstain=abstain,
             leaving=leaving,
             state=self._state_hash(),
-            delta_norm=norm(deltas),
+            delta_norm=delta_norm,
         )
         outcome = yield from self._exchange(job)
         if outcome is None:
             return None
         assert self._engine is not None and self._group is not None
-        kept = None
+        counted = self._group.rank in outcome.members
+        keep_window = outcome.updates is not None and not counted and not abstain and not outcome.all_leaving
         if outcome.updates is not None:
-            counted = self._group.rank in outcome.members
-            if not counted and not abstain and not outcome.all_leaving:
-                kept = deltas
-            self._apply(outcome.updates, messages, groups, counted, kept)
+            self._apply(outcome.updates, groups, keep_window=keep_window)
+        if counted:
+            for replica, message in zip(self._replicas, messages, strict=True):
+                replica.keep(message.kept)
         if abstain and abstain != IDLE:
             self._recover(groups)
         if outcome.updates is not None or outcome.all_leaving:  # else everybody abstained, and the round is held again
-            self._clock.next_round(open=kept is not None)
-        self._engine.settle(job, outcome, [replica.residual for replica in self._replicas])
+            self._clock.next_round(open=keep_window)
+        norms = [m.kept_norm for m in messages] if counted else [norm([r.residual]) for r in self._replicas if r.residual is not None]
+        self._engine.settle(job, outcome, hypot(*norms))
         return outcome
-
-    def _delta(self, replica: Replica, params: list[Tensor]) -> Tensor:
-        assert replica.anchor is not None
-        return replica.anchor - replica.gather(params)
-
-    def _why_abstain(self, deltas: list[Tensor], leaving: bool) -> str | None:
-        if not all(all_finite(delta) for delta in deltas):
-            return "NaN, Inf or numbers above 2^100 in the pseudo-gradient"
-        return IDLE if leaving and not self._clock.open else None
 
     def _recover(self, groups: list[list[Tensor]]) -> None:
         """After NaN: the weights are the agreed ones again, and moments that hold NaN would spoil them at the next step."""
@@ -219,37 +215,31 @@ class DiLoCo(Synchronised):
                     log.warning("state of the inner optimizer was not finite for a parameter of shape %s: it starts anew", tuple(p.shape))
         self._clock.forget_window()
 
-    def _apply(
-        self,
-        updates: list[Tensor],
-        messages: list[residual.Message],
-        groups: list[list[Tensor]],
-        counted: bool,
-        kept: list[Tensor] | None,
-    ) -> None:
-        """Move anchor and weights; `kept` are deltas that did not count, and stay in the local weights for the next round.
+    def _apply(self, updates: Sequence[Update], groups: list[list[Tensor]], *, keep_window: bool) -> None:
+        """Move anchor and weights. With `keep_window` this member's work did not count, and stays in its weights for the next round.
 
         After the last round nothing is kept: replicas end identical, and the ledger has said whose work did not arrive.
         """
-        moved = []
-        for replica, update in zip(self._replicas, updates, strict=True):
-            assert replica.anchor is not None
-            flat = replica.fragment.flat(replica.fragment.plan.inverse(update))
-            if isinstance(self._outer, SGD):
-                moved.append(self._outer(replica.anchor, flat, replica.momentum))
-            else:
-                anchor = self._outer(replica.anchor, flat, self._clock.round)
-                if anchor.shape != replica.anchor.shape:
-                    raise ValueError(f"outer returned {tuple(anchor.shape)}; the new anchor has the anchor's {tuple(replica.anchor.shape)}")
-                moved.append((anchor, replica.momentum))
-        for i, (replica, (anchor, momentum)) in enumerate(zip(self._replicas, moved, strict=True)):
-            assert replica.anchor is not None
-            replica.anchor.copy_(anchor)
-            if replica.momentum is not None and momentum is not None:
-                replica.momentum.copy_(momentum)
-            if replica.residual is not None and counted:
-                replica.residual.copy_(messages[i].kept)
-            replica.put_anchor(groups[i], kept[i] if kept else None)
+        anchors = [replica.anchor for replica in self._replicas if replica.anchor is not None]
+        windows = [a - r.gather(params) for a, r, params in zip(anchors, self._replicas, groups, strict=True)] if keep_window else None
+        locals_ = [[local(p).detach() for p in params] for params in groups]
+        if isinstance(self._outer, SGD):
+            for update, replica, anchor, params in zip(updates, self._replicas, anchors, locals_, strict=True):
+                update.apply(params, self._outer.finish(anchor, replica.momentum))
+        else:
+            moved = [self._moved(anchor, u.flat(params)) for anchor, u, params in zip(anchors, updates, locals_, strict=True)]
+            for replica, new, params in zip(self._replicas, moved, groups, strict=True):
+                replica.put(params, new)
+        for replica, params, window in zip(self._replicas, groups, windows or (), strict=False):
+            replica.put_anchor(params, window)
+
+    def _moved(self, anchor: Tensor, update: Tensor) -> Tensor:
+        """The anchor by the user's own outer rule."""
+        assert not isinstance(self._outer, SGD)
+        new = self._outer(anchor, update, self._clock.round)
+        if new.shape != anchor.shape:
+            raise ValueError(f"outer returned {tuple(new.shape)}; the new anchor has the anchor's {tuple(anchor.shape)}")
+        return new
 
     def _allocating(self) -> bool:
         """Whether this is torch.distributed.checkpoint making state appear: a fresh optimizer, lr 0, all gradients zero."""

@@ -6,18 +6,17 @@ A round is a generator that yields while its exchange is under way, so that over
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 
 import torch
 from torch import Tensor
 
-from thinwire.comms.codec import Values
 from thinwire.comms.group import Exchange, Group, Note, Pending
 from thinwire.comms.wire import ABSTAIN, LEAVING, RoundKey
 from thinwire.optim.aggregate import Aggregator, contributors, mean
 from thinwire.optim.fragment import Fragment
 from thinwire.optim.ledger import PHASES, Ledger, RoundInfo
-from thinwire.optim.residual import Message
+from thinwire.optim.message import Message
+from thinwire.optim.update import Plain, Update, combine, sound
 
 IDLE = "idle"  # why a member abstains that only waits for the others
 
@@ -40,10 +39,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the group agreed: an update a fragment, `(rows, chunk)` in the basis, or None when no payload counts."""
+    """What the group agreed: an update a fragment, or None when no payload counts."""
 
     exchange: Exchange
-    updates: list[Tensor] | None
+    updates: list[Update] | None
     members: tuple[int, ...]  # whose payloads are in the updates
     rejected: dict[int, str]
     all_leaving: bool
@@ -104,12 +103,12 @@ class Engine:
         self.watch.lap("decode")
         return outcome
 
-    def settle(self, job: Job, outcome: Outcome, residuals: Sequence[Tensor | None] = ()) -> None:
+    def settle(self, job: Job, outcome: Outcome, residual_norm: float = 0.0) -> None:
         """Record a round whose update has been applied (or that had none)."""
         self.watch.lap("apply")
         idle = job.leaving and outcome.all_leaving and not outcome.rejected
         error = None if outcome.members or idle else f"no payload counts: {outcome.rejected}"
-        self._record(job, outcome, error, residual_norm=norm([r for r in residuals if r is not None]))
+        self._record(job, outcome, error, residual_norm=residual_norm)
 
     def fail(self, round: int, steps: int, error: str) -> None:
         """Record a round that could not even begin."""
@@ -117,24 +116,22 @@ class Engine:
 
     def _decode(self, job: Job, exchange: Exchange) -> Outcome:
         sizes = [*(fragment.plan.nbytes for fragment in job.fragments), len(job.said)]
-        sent: dict[int, list[Values]] = {}
+        sent: dict[int, list[Tensor]] = {}
         said = b""
         rejected = _rejected(exchange)
         for member, payload in zip(exchange.members, exchange.payloads, strict=True):
-            read = [
-                fragment.plan.read(part.to(message.kept.device))
-                for fragment, part, message in zip(job.fragments, payload.split(sizes), job.messages, strict=False)
-            ]
-            told = payload[payload.numel() - len(job.said) :].numpy().tobytes()
-            if all(bool(sound.all()) for _, sound in read) and (not told or job.sound(told)):
+            *parts, last = payload.split(sizes)
+            parts = [part.to(message.payload.device) for part, message in zip(parts, job.messages, strict=True)]
+            told = last.numpy().tobytes()
+            if all(sound(f.plan, part) for f, part in zip(job.fragments, parts, strict=True)) and (not told or job.sound(told)):
                 said = said or told
-                sent[member] = [values for values, _ in read]
+                sent[member] = parts
             else:
                 rejected[member] = "payload: a row that no encoder of this plan can have made"
         updates = None
         if sent:
-            plans = [fragment.plan for fragment in job.fragments]
-            updates = [self.aggregate(plan, [values[i] for values in sent.values()]) for i, plan in enumerate(plans)]
+            each = zip(job.fragments, zip(*sent.values(), strict=True), strict=True)
+            updates = [combine(fragment, payloads, self.aggregate) for fragment, payloads in each]
         return Outcome(exchange, updates, tuple(sent), rejected, self._all_leaving(exchange), said)
 
     def _sum(self, job: Job, exchange: Exchange) -> Outcome:
@@ -143,10 +140,7 @@ class Engine:
             return Outcome(exchange, None, (), _rejected(exchange), self._all_leaving(exchange))
         average = exchange.payloads[0].clone().view(torch.float32) / float(len(exchange.members))
         parts = average.split([fragment.numel for fragment in job.fragments])
-        updates = [
-            part.view(fragment.plan.rows, fragment.plan.chunk).to(message.kept.device)
-            for part, fragment, message in zip(parts, job.fragments, job.messages, strict=True)
-        ]
+        updates: list[Update] = [Plain(part.to(message.payload.device)) for part, message in zip(parts, job.messages, strict=True)]
         return Outcome(exchange, updates, exchange.members, _rejected(exchange), self._all_leaving(exchange))
 
     def _all_leaving(self, exchange: Exchange) -> bool:
@@ -193,11 +187,6 @@ class Engine:
                 state_hash=job.state or None,
             )
         )
-
-
-def norm(tensors: Sequence[Tensor]) -> float:
-    """The Euclidean norm of several tensors together (for the ledger: not part of any agreed number)."""
-    return sqrt(sum(float(tensor.square().sum(dtype=torch.float64)) for tensor in tensors))
 
 
 def _rejected(exchange: Exchange) -> dict[int, str]:

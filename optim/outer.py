@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from thinwire.kernels.finish import Sgd
+
 OuterRule = Callable[[Tensor, Tensor, int], Tensor]
 """`outer(anchor, update, round) -> new anchor`: (numel,) float32 each; must be deterministic and the same on every member."""
 
@@ -31,3 +33,7 @@ class SGD:
             buffer = update if buffer is None else buffer * self.momentum + update
             update = update + buffer * self.momentum if self.nesterov else buffer
         return anchor - (update if self.lr == 1.0 else update * self.lr), buffer
+
+    def finish(self, anchor: Tensor, buffer: Tensor | None) -> Sgd:
+        """The same as the last stage of a fused decode, which changes anchor and buffer in place."""
+        return Sgd(anchor, self.lr, self.momentum, self.nesterov, buffer)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from thinwire.comms.codec import Codec
 from thinwire.optim.fragment import Fragment, gather_flat, local
+from thinwire.optim.message import Message, encode
 
 PREFIX = "thinwire."
 
@@ -21,6 +22,18 @@ class Replica:
         self.momentum = torch.zeros(self.fragment.numel, dtype=torch.float32, device=device) if momentum else None
         plan = self.fragment.plan
         self.residual = torch.zeros((plan.rows, plan.chunk), dtype=torch.float32, device=device) if residual else None
+        self._spare: Tensor | None = None
+
+    def encode(self, tensors: Sequence[Tensor], *, decay: float) -> Message:
+        """The message of `tensors` (of anchor - tensors where there is an anchor) and the residual; nothing changes until `keep`."""
+        if self._spare is None and self.residual is not None:
+            self._spare = torch.empty_like(self.residual)
+        return encode(self.fragment, tensors, anchor=self.anchor, held=self.residual, spare=self._spare, decay=decay)
+
+    def keep(self, residual: Tensor | None) -> None:
+        """Take the residual of a message; the memory of the one before is for the next."""
+        if residual is not None:
+            self.residual, self._spare = residual, self.residual
 
     def fits(self, params: Sequence[Tensor]) -> bool:
         """Whether the layout is still that of these parameters."""
