@@ -3,7 +3,7 @@
 import ctypes
 import logging
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -255,7 +255,7 @@ CODINGS = {"planes": 0, "elias-fano": 1, "bitmap": 2, "rice": 3}
 def pack_index(index: Tensor, chunk: int, coding: str, *, rice: int = 0) -> tuple[Tensor, Tensor]:
     """`(rows, k)` ascending uint16 places below `chunk` to `(rows, stride)` bytes, and how many of each row count, `(rows,)` int64.
 
-    Fixed-size codings fill every row; "rice" (Golomb-Rice with `rice` low bits) is a stream of its own length, the rest of a row is undefined.
+    Fixed-size codings fill every row; "rice" (Golomb-Rice with `rice` low bits) is a stream of its own length, and undefined behind it.
     """
     loaded = _loaded()
     if index.dtype != torch.uint16 or index.dim() != 2 or index.device.type != "cpu":
