@@ -5,12 +5,13 @@
 namespace {
 
 template <Way way, bool past_caches> void run(const TwTransform &job, int64_t begin, int64_t end) {
-    alignas(64) float scratch[4096];
+    alignas(64) float scratch[2 * 4096];
     const int64_t n = job.side * job.side;
     for (int64_t i = begin; i < end; i++) {
         if (job.side) {
             Ahead ahead = {(const char *)(job.in + (i + 1) * n), 4 * job.side, lines_of(job.side)};
-            transform_tile<way, past_caches>(job.in + i * n, job.out + i * n, scratch, job.side, ahead);
+            StoreAt<past_caches> emit = {job.out + i * n};
+            transform_tile<way, false>(const_cast<float *>(job.in + i * n), scratch, job.side, ahead, emit);  // not cleared, so not written
             continue;
         }
         const float *in = job.in + i * 64 * WIDTH_MOST;

@@ -11,8 +11,8 @@ namespace {
 constexpr int64_t ROOM = TW_MOST_CHUNK + 128;
 
 struct alignas(64) Work {
-    float sum[ROOM];     // of the members, then what is done with it
-    float scratch[ROOM]; // of the transform; values of one member
+    float sum[ROOM];      // of the members; zero between rows where coefficients are few
+    float scratch[ROOM];  // of the transform; values of one member
     int32_t places[ROOM], part[ROOM], count[ROOM], touched[ROOM];
     uint8_t codes[ROOM], field[FIELD_ROOM];
 };
@@ -161,61 +161,100 @@ struct BFloat16 {
     }
 };
 
-template <class T> TW_INLINE void step(const tw_finish &f, char *w, F u) {
-    F v = T::get(w);
-    if (f.keep != 1) v = T::round(v * f.keep);
-    if (f.sign) u = sign_of(u);
-    T::put(w, v - u * f.lr);
-}
-
-template <class T> TW_INLINE void sgd(const tw_finish &f, char *w, float *anchor, float *momentum, F u) {
-    if (f.mu != 0) {
-        const F m = load(momentum) * f.mu + u;
-        store(momentum, m);
-        u = f.nesterov ? u + m * f.mu : m;
+// What becomes of a vector of the update; `w`, `anchor` and `momentum` are where its weights are.
+template <class T, bool sign, bool decays> struct StepBy {
+    typedef T Weights;
+    float lr, keep;
+    TW_INLINE void operator()(char *w, float *, float *, F u) const {
+        F v = T::get(w);
+        if (decays) v = T::round(v * keep);
+        T::put(w, v - (sign ? sign_of(u) : u) * lr);
     }
-    const F a = load(anchor) - (f.lr == 1 ? u : u * f.lr);
-    store(anchor, a);
-    if (w) T::put(w, a);
-}
+};
+template <class T, bool momentum_, bool nesterov> struct SgdBy {
+    typedef T Weights;
+    float lr, mu;
+    TW_INLINE void operator()(char *w, float *anchor, float *momentum, F u) const {
+        if (momentum_) {
+            const F m = load(momentum) * mu + u;
+            store(momentum, m);
+            u = nesterov ? u + m * mu : m;
+        }
+        const F a = load(anchor) - u * lr;  // lr 1 changes nothing
+        store(anchor, a);
+        if (w) T::put(w, a);
+    }
+};
 
-template <class T> void finish_run(const tw_finish &f, char *w, float *anchor, float *momentum, const float *u, int64_t n) {
+template <class By> TW_INLINE void finish_run(const By &by, char *w, float *anchor, float *momentum, const float *u, int64_t n) {
+    constexpr int64_t NBYTES = By::Weights::nbytes;
     int64_t i = 0;
-    for (; i + WIDTH <= n; i += WIDTH) {
-        if (f.kind == TW_STEP) step<T>(f, w + i * T::nbytes, load(u + i));
-        else sgd<T>(f, w ? w + i * T::nbytes : nullptr, anchor + i, momentum ? momentum + i : nullptr, load(u + i));
-    }
+    for (; i + WIDTH <= n; i += WIDTH)
+        by(w ? w + i * NBYTES : nullptr, anchor ? anchor + i : nullptr, momentum ? momentum + i : nullptr, load(u + i));
     if (i == n) return;
     // The last few go by way of whole vectors.
     const size_t left = (size_t)(n - i);
     alignas(64) char wide_w[4 * WIDTH] = {};
     alignas(64) float wide_a[WIDTH] = {}, wide_m[WIDTH] = {}, wide_u[WIDTH] = {};
     std::memcpy(wide_u, u + i, 4 * left);
-    if (w) std::memcpy(wide_w, w + i * T::nbytes, T::nbytes * left);
+    if (w) std::memcpy(wide_w, w + i * NBYTES, NBYTES * left);
     if (anchor) std::memcpy(wide_a, anchor + i, 4 * left);
     if (momentum) std::memcpy(wide_m, momentum + i, 4 * left);
-    if (f.kind == TW_STEP) step<T>(f, wide_w, load(wide_u));
-    else sgd<T>(f, w ? wide_w : nullptr, wide_a, wide_m, load(wide_u));
-    if (w) std::memcpy(w + i * T::nbytes, wide_w, T::nbytes * left);
+    by(w ? wide_w : nullptr, wide_a, wide_m, load(wide_u));
+    if (w) std::memcpy(w + i * NBYTES, wide_w, NBYTES * left);
     if (anchor) std::memcpy(anchor + i, wide_a, 4 * left);
     if (momentum) std::memcpy(momentum + i, wide_m, 4 * left);
 }
 
-void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
-    const tw_finish &f = job.finish;
+template <class By> void finish_with(const By &by_, const TwDecode &job, int64_t start, int64_t n, const float *u) {
+    const By by = by_;  // in registers
+    float *const anchors = job.finish.anchor, *const momenta = job.finish.momentum;
     each_run(*job.layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
+        char *w = sheet.data ? sheet.data + element * By::Weights::nbytes : nullptr;
         const int64_t flat = sheet.flat + element;
-        if (f.kind == TW_OUT) {
-            float *out = f.anchor + flat;
-            if (aligned(out) && count % WIDTH == 0)
-                for (int64_t i = 0; i < count; i += WIDTH) stream(out + i, load(u + at + i));
-            else std::memcpy(out, u + at, (size_t)(4 * count));
-            return;
-        }
-        char *w = sheet.data ? sheet.data + element * element_nbytes(sheet.dtype) : nullptr;
-        float *anchor = f.anchor ? f.anchor + flat : nullptr, *momentum = f.momentum ? f.momentum + flat : nullptr;
-        if (sheet.dtype == TW_BFLOAT16) finish_run<BFloat16>(f, w, anchor, momentum, u + at, count);
-        else finish_run<Float32>(f, w, anchor, momentum, u + at, count);
+        finish_run(by, w, anchors ? anchors + flat : nullptr, momenta ? momenta + flat : nullptr, u + at, count);
+    });
+}
+
+template <class T> void finish_as(const TwDecode &job, int64_t start, int64_t n, const float *u) {
+    const tw_finish &f = job.finish;
+    if (f.kind == TW_STEP) {
+        const bool decays = f.keep != 1;
+        if (f.sign && decays) return finish_with(StepBy<T, true, true>{f.lr, f.keep}, job, start, n, u);
+        if (f.sign) return finish_with(StepBy<T, true, false>{f.lr, f.keep}, job, start, n, u);
+        if (decays) return finish_with(StepBy<T, false, true>{f.lr, f.keep}, job, start, n, u);
+        return finish_with(StepBy<T, false, false>{f.lr, f.keep}, job, start, n, u);
+    }
+    if (f.mu == 0) return finish_with(SgdBy<T, false, false>{f.lr, f.mu}, job, start, n, u);
+    if (f.nesterov) return finish_with(SgdBy<T, true, true>{f.lr, f.mu}, job, start, n, u);
+    return finish_with(SgdBy<T, true, false>{f.lr, f.mu}, job, start, n, u);
+}
+
+void put_out(const TwDecode &job, int64_t start, int64_t n, const float *u) {
+    float *const outs = job.finish.anchor;
+    each_run(*job.layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
+        float *out = outs + sheet.flat + element;
+        if (aligned(out) && count % WIDTH == 0)
+            for (int64_t i = 0; i < count; i += WIDTH) stream(out + i, load(u + at + i));
+        else std::memcpy(out, u + at, (size_t)(4 * count));
+    });
+}
+
+void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
+    if (job.finish.kind == TW_OUT) return put_out(job, start, n, u);
+    if (job.layout->dtype == TW_BFLOAT16) return finish_as<BFloat16>(job, start, n, u);
+    if (job.layout->dtype == TW_FLOAT32) return finish_as<Float32>(job, start, n, u);
+    // Tensors of both dtypes: run by run, each with a layout of its own.
+    each_run(*job.layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
+        TwLayout alone;
+        TwSheet run = sheet;
+        run.height = 1, run.width = count, run.down = run.across = run.first_row = run.pool = 0;
+        run.flat = sheet.flat + element;
+        run.data = sheet.data ? sheet.data + element * element_nbytes(sheet.dtype) : nullptr;
+        alone.sheets.push_back(run), alone.pooled = count, alone.dtype = sheet.dtype;
+        TwDecode one = job;
+        one.layout = &alone;
+        finish(one, 0, count, u + at);
     });
 }
 
@@ -293,21 +332,22 @@ namespace TW_NAMESPACE {
 void decode(const TwDecode &job, int64_t begin, int64_t end) {
     const tw_program &p = job.program;
     Work work;
-    std::memset(work.count, 0, sizeof work.count);
+    std::memset(work.count, 0, p.index == X_NONE ? 0 : (size_t)(4 * p.chunk));
+    std::memset(work.sum, 0, p.index == X_NONE ? 0 : (size_t)(4 * p.chunk));
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t row = unit / job.units.pieces, piece = unit % job.units.pieces;
         const int64_t start = row * p.chunk + piece * TW_PIECE, n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
-        if (p.index == X_NONE) {
-            add_all(job, row, piece, n, work);
-        } else {
-            std::memset(work.sum, 0, (size_t)(4 * n));
-            add_some(job, row, work);
-        }
+        const float *u = work.sum;
+        if (p.index == X_NONE) add_all(job, row, piece, n, work);
+        else add_some(job, row, work);
         if (p.side) {
             Ahead ahead = next_tile(*job.layout, row + 2, work.sum);
-            transform_tile<Way::inverse>(work.sum, work.sum, work.scratch, p.side, ahead);
+            StoreAt<false> emit = {work.scratch};  // where it reads: fewer lines in the first cache
+            transform_tile<Way::inverse, true>(work.sum, work.scratch, p.side, ahead, emit);
+            u = work.scratch;
         }
-        finish(job, start, n, work.sum);
+        finish(job, start, n, u);
+        if (!p.side && p.index != X_NONE) std::memset(work.sum, 0, (size_t)(4 * n));
     }
     fence();
 }

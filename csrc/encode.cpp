@@ -136,29 +136,32 @@ void read_source(const TwEncode &job, const Row &row, float *x, double *stats) {
     stats[1] = intake.squares.total();
 }
 
-// x = held * decay + x * gain, two roundings. Returns the sum of squares.
-double accumulate(float *x, const float *held, const Row &row, float decay, float gain, float *scratch) {
-    Sum squares;
-    if (held && decay != 0) {
-        if (row.n != row.n16) {
-            std::memcpy(scratch, held, (size_t)(4 * row.n));
-            std::memset(scratch + row.n, 0, (size_t)(4 * (row.n16 - row.n)));
-            held = scratch;
-        }
-        each_vector(row.n16, [&](int64_t at, int place) {
-            if (at % 16 == 0) prefetch((const char *)(held + at) + AHEAD);
-            const F v = sendable(load(held + at)) * decay + load(x + at) * gain;
-            squares.add(place, v * v);
-            store(x + at, v);
-        });
-    } else {
-        each_vector(row.n16, [&](int64_t at, int place) {
-            const F v = load(x + at) * gain;
-            squares.add(place, v * v);
-            store(x + at, v);
-        });
+// The rule of the residual, vector by vector: x = held * decay + y * gain, two roundings.
+template <bool has_held> struct Accumulate {
+    const float *held;
+    float *x;
+    float decay, gain;
+    Sum squares = {};
+
+    TW_INLINE void operator()(int64_t at, F y, int place) {
+        F v = y * gain;
+        if (has_held) v = sendable(load(held + at)) * decay + v;
+        squares.add(place, v * v);
+        store(x + at, v);
     }
-    return squares.total();
+};
+
+// Source -> basis -> residual: x becomes what could be sent. Returns the sum of its squares.
+template <bool has_held> double accumulate(const tw_program &p, const Row &row, Accumulate<has_held> rule, AheadAndBehind aside, Work &work) {
+    if (p.side) {
+        transform_tile<Way::forward, false>(rule.x, work.scratch, p.side, aside, rule);
+        return rule.squares.total();
+    }
+    each_vector(row.n16, [&](int64_t at, int place) {
+        if (has_held && at % 16 == 0) prefetch((const char *)(rule.held + at) + AHEAD);
+        rule(at, load(rule.x + at), place);
+    });
+    return rule.squares.total();
 }
 
 // -- the record ----------------------------------------------------------------------------------------------------------------
@@ -263,12 +266,15 @@ void encode(const TwEncode &job, int64_t begin, int64_t end) {
         double *stats = job.stats + 3 * unit;
         stats[0] = stats[1] = stats[2] = 0;
         read_source(job, row, x, stats);
-        if (p.side) {
-            AheadAndBehind aside = {next_tile(*job.layout, number + 2, x), (const char *)(held ? held : x), behind};
-            transform_tile<Way::forward>(x, x, work.scratch, p.side, aside);
-            behind = {};
+        if (held && job.decay != 0 && n != row.n16) {  // whole blocks
+            std::memcpy(work.chosen, held, (size_t)(4 * n));
+            std::memset(work.chosen + n, 0, (size_t)(4 * (row.n16 - n)));
+            held = work.chosen;
         }
-        if (held || job.gain != 1 || job.kept) stats[2] = accumulate(x, held, row, job.decay, job.gain, work.scratch);
+        const AheadAndBehind aside = {next_tile(*job.layout, number + 2, x), (const char *)(held ? held : x), behind};
+        if (p.side) behind = {};
+        if (held && job.decay != 0) stats[2] = accumulate(p, row, Accumulate<true>{held, x, job.decay, job.gain}, aside, work);
+        else if (p.side || job.kept || job.gain != 1) stats[2] = accumulate(p, row, Accumulate<false>{nullptr, x, 0, job.gain}, aside, work);
         if (job.payload) stats[2] += p.select == S_ALL ? encode_all(job, row, piece, x, work) : encode_some(job, row, x, work);
         stats[2] = std::max(0.0, stats[2]);  // rounding
         if (!job.kept) continue;

@@ -19,6 +19,7 @@ struct TwSheet {
 struct TwLayout {
     std::vector<TwSheet> sheets;
     int64_t side = 0, tile_rows = 0, pooled = 0, numel = 0;
+    int64_t dtype = TW_FLOAT32;  // of all sheets, or -1
 };
 
 namespace {

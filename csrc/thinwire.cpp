@@ -121,6 +121,8 @@ bool lay_out(const tw_program &p, const tw_sheet *sheets, int64_t count, bool ne
         const int64_t size = s.height * s.width;
         if (need_data && size && !s.data) return false;
         const int64_t down = p.side ? s.height / p.side : 0, across = p.side ? s.width / p.side : 0;
+        if (i == 0) layout.dtype = s.dtype;
+        if (s.dtype != layout.dtype) layout.dtype = -1;
         layout.sheets.push_back({static_cast<char *>(s.data), s.dtype, s.height, s.width, down, across, rows, numel, pooled});
         rows += down * across;
         pooled += size - down * across * p.side * p.side;

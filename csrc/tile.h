@@ -97,65 +97,78 @@ inline Ahead next_tile(const TwLayout &layout, int64_t row, const void *otherwis
     return ahead;
 }
 
-// Columns of x, each a transform of length N, put down as rows of out (which may not overlap x).
-template <Way way, int N, class Aside> TW_INLINE void columns_to_rows(const float *x, float *out, Aside &aside) {
+// Columns of x, each a transform of length N, put down as rows of out (which may not overlap x). With `clear` x becomes zero.
+template <Way way, int N, bool clear, class Aside> TW_INLINE void columns_to_rows(float *x, float *out, Aside &aside) {
     const float *scale = scale_2d<N>.value;
     if constexpr (N >= WIDTH) {
         for (int c = 0; c < N; c += WIDTH) {
             F in[N], y[N];
-#pragma GCC unroll 64
-            for (int i = 0; i < N; i++) in[i] = way == Way::inverse ? load(x + i * N + c) * load(scale + i * N + c) : load(x + i * N + c);
+            for (int i = 0; i < N; i++) {
+                in[i] = way == Way::inverse ? load(x + i * N + c) * load(scale + i * N + c) : load(x + i * N + c);
+                if (clear) store(x + i * N + c, F{});
+            }
             lee<way, N, F>(in, y, aside);
             for (int u = 0; u < N; u += WIDTH) store_transposed(y + u, out + c * N + u, N);
         }
     } else {
+        Nothing nothing;
         for (int c = 0; c < N; c++) {
             float in[N], y[N];
-            Nothing nothing;
-            for (int i = 0; i < N; i++) in[i] = way == Way::inverse ? x[i * N + c] * scale[i * N + c] : x[i * N + c];
+            for (int i = 0; i < N; i++) {
+                in[i] = way == Way::inverse ? x[i * N + c] * scale[i * N + c] : x[i * N + c];
+                if (clear) x[i * N + c] = 0;
+            }
             lee<way, N, float>(in, y, nothing);
             std::memcpy(out + c * N, y, sizeof y);
         }
     }
 }
 
-// Columns of x, each a transform, to columns of out.
-template <Way way, int N, bool past_caches, class Aside> TW_INLINE void columns(const float *x, float *out, Aside &aside) {
+// Columns of x, each a transform; emit(place, vector, i) gets every vector of the result.
+template <Way way, int N, class Aside, class Emit> TW_INLINE void columns(const float *x, float *scratch, Aside &aside, Emit &emit) {
     const float *scale = scale_2d<N>.value;
     if constexpr (N >= WIDTH) {
         for (int c = 0; c < N; c += WIDTH) {
             F in[N], y[N];
-#pragma GCC unroll 64
             for (int i = 0; i < N; i++) in[i] = load(x + i * N + c);
             lee<way, N, F>(in, y, aside);
-            for (int i = 0; i < N; i++) {
-                const F v = way == Way::forward ? y[i] * load(scale + i * N + c) : y[i];
-                past_caches ? stream(out + i * N + c, v) : store(out + i * N + c, v);
-            }
+#pragma GCC unroll 64
+            for (int i = 0; i < N; i++) emit(i * N + c, way == Way::forward ? y[i] * load(scale + i * N + c) : y[i], i % 4);
         }
     } else {
+        Nothing nothing;
         for (int c = 0; c < N; c++) {
             float in[N], y[N];
-            Nothing nothing;
             for (int i = 0; i < N; i++) in[i] = x[i * N + c];
             lee<way, N, float>(in, y, nothing);
-            for (int i = 0; i < N; i++) out[i * N + c] = way == Way::forward ? y[i] * scale[i * N + c] : y[i];
+            for (int i = 0; i < N; i++) scratch[i * N + c] = way == Way::forward ? y[i] * scale[i * N + c] : y[i];
         }
+        for (int i = 0; i < N * N; i += WIDTH) emit(i, load(scratch + i), i / WIDTH % 4);
     }
 }
 
-// A tile from `in` to `out` (in = out is allowed) by way of scratch of its size. The scale is multiplied into the coefficients, after both
-// passes forward and before both backward, as in kernels/dct.py.
-template <Way way, bool past_caches = false, class Aside>
-inline void transform_tile(const float *in, float *out, float *scratch, int64_t side, Aside &aside_) {
+// A tile of `in`, by way of two scratch tiles, to emit(place, vector, chain), which may write to `in` or to the first scratch tile; chain
+// counts 0 to 3, for sums that need not wait. The scale
+// is multiplied into the coefficients, after both passes forward and before both backward, as in kernels/dct.py.
+template <Way way, bool clear, class Aside, class Emit>
+inline void transform_tile(float *in, float *scratch, int64_t side, Aside &aside_, Emit &emit_) {
     Aside aside = aside_;  // in registers
+    Emit emit = emit_;
+    float *second = scratch + side * side;
     switch (side) {
-        case 8: columns_to_rows<way, 8>(in, scratch, aside), columns<way, 8, past_caches>(scratch, out, aside); break;
-        case 16: columns_to_rows<way, 16>(in, scratch, aside), columns<way, 16, past_caches>(scratch, out, aside); break;
-        case 32: columns_to_rows<way, 32>(in, scratch, aside), columns<way, 32, past_caches>(scratch, out, aside); break;
-        case 64: columns_to_rows<way, 64>(in, scratch, aside), columns<way, 64, past_caches>(scratch, out, aside); break;
+        case 8: columns_to_rows<way, 8, clear>(in, scratch, aside), columns<way, 8>(scratch, second, aside, emit); break;
+        case 16: columns_to_rows<way, 16, clear>(in, scratch, aside), columns<way, 16>(scratch, second, aside, emit); break;
+        case 32: columns_to_rows<way, 32, clear>(in, scratch, aside), columns<way, 32>(scratch, second, aside, emit); break;
+        case 64: columns_to_rows<way, 64, clear>(in, scratch, aside), columns<way, 64>(scratch, second, aside, emit); break;
     }
+    emit_ = emit;
 }
+
+// The plainest thing to do with a result.
+template <bool past_caches> struct StoreAt {
+    float *out;
+    TW_INLINE void operator()(int64_t at, F v, int) { past_caches ? stream(out + at, v) : store(out + at, v); }
+};
 
 // WIDTH rows of 64 numbers, each a transform.
 template <Way way, bool past_caches> inline void transform_rows(const float *in, float *out) {

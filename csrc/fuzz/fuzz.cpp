@@ -19,8 +19,8 @@ Counts alone, *counts = &alone;
 
 using namespace fuzz;
 
-extern "C" const char *__asan_default_options() { return "quarantine_size_mb=16:detect_leaks=0:allocator_may_return_null=1"; }
-extern "C" const char *__ubsan_default_options() { return "print_stacktrace=1"; }
+extern "C" const char *__asan_default_options() { return "abort_on_error=1:handle_abort=0:quarantine_size_mb=16:detect_leaks=0"; }
+extern "C" const char *__ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
 
 #ifdef TW_LIBFUZZER
 
@@ -32,8 +32,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 #else
-
-extern "C" void __sanitizer_set_death_callback(void (*callback)());
 
 namespace {
 
@@ -74,7 +72,6 @@ int main(int argc, char **argv) {
     const int64_t cases = asked(argc, argv, "cases", 1000000), one = asked(argc, argv, "case", -1);
     const int64_t jobs = std::max<int64_t>(1, asked(argc, argv, "jobs", sysconf(_SC_NPROCESSORS_ONLN)));
     seed = asked(argc, argv, "seed", 0);
-    __sanitizer_set_death_callback(tell);
     signal(SIGABRT, on_signal);
     signal(SIGALRM, on_signal);
     if (one >= 0) {
