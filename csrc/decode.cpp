@@ -128,7 +128,15 @@ void add_all(const TwDecode &job, int64_t row, int64_t piece, int64_t n, Work &w
     }
 }
 
-TW_INLINE F sign_of(F u) { return floats((bits(all(1.0f)) & (u > 0)) | (bits(all(-1.0f)) & (u < 0))); }
+// sign(u) * lr for lr >= 0: lr with the sign of u, and 0 for 0.
+TW_INLINE F signed_lr(F u, float lr) {
+    const I value = bits(all(lr)) | (bits(u) & INT32_MIN);
+#if defined(__AVX512F__)
+    return (F)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)u, _mm512_setzero_ps(), _CMP_NEQ_OQ), (__m512)value);
+#else
+    return floats(value & ((u > 0) | (u < 0)));
+#endif
+}
 
 // Weights of any dtype as vectors of float32; what is stored is rounded half to even.
 struct Float32 {
@@ -168,7 +176,7 @@ template <class T, bool sign, bool decays> struct StepBy {
     TW_INLINE void operator()(char *w, float *, float *, F u) const {
         F v = T::get(w);
         if (decays) v = T::round(v * keep);
-        T::put(w, v - (sign ? sign_of(u) : u) * lr);
+        T::put(w, v - (sign ? signed_lr(u, lr) : u * lr));
     }
 };
 template <class T, bool momentum_, bool nesterov> struct SgdBy {

@@ -210,6 +210,7 @@ int64_t tw_decode(const tw_program *program, const uint8_t *const *payloads, int
     if (program->index != NONE && program->chunk + members * program->k / 65536 >= TW_MOST_CHUNK + 64) return TW_BAD_ARGUMENT;
     TwLayout layout;
     if (!lay_out(*program, targets, sheets, finish->kind == TW_STEP, layout)) return TW_BAD_LAYOUT;
+    if (finish->kind == TW_STEP && finish->sign && !(finish->lr >= 0)) return TW_BAD_ARGUMENT;
     if (finish->kind != TW_STEP && !finish->anchor && layout.numel) return TW_BAD_ARGUMENT;
     if (finish->kind == TW_SGD && finish->mu != 0 && !finish->momentum && layout.numel) return TW_BAD_ARGUMENT;
     for (const TwSheet &sheet : layout.sheets)
@@ -221,7 +222,8 @@ int64_t tw_decode(const tw_program *program, const uint8_t *const *payloads, int
 }
 
 int64_t tw_dct_tiles(const float *in, float *out, int64_t tiles, int side, int inverse, int threads) {
-    if (!product_fits(tiles, 4 * 64 * 64) || !(side == 8 || side == 16 || side == 32 || side == 64) || (tiles && (!in || !out))) return TW_BAD_ARGUMENT;
+    if (!(side == 8 || side == 16 || side == 32 || side == 64)) return TW_BAD_ARGUMENT;
+    if (!product_fits(tiles, 4 * side * side) || (tiles && (!in || !out))) return TW_BAD_ARGUMENT;
     TwTransform job = {in, out, side, 0, inverse != 0};
     tw_parallel(threads_for(threads, tiles * side * side), tiles, range<TwTransform, on_isa_transform>, &job);
     return 0;
@@ -251,8 +253,11 @@ int64_t tw_index_nbytes(int64_t k, int64_t chunk, int coding, int rice) {
 int64_t tw_index_pack(const uint16_t *index, int64_t rows, int64_t k, int64_t chunk, int coding, int rice, uint8_t *out, int64_t stride,
                       int64_t *sizes) {
     const int64_t nbytes = tw_index_nbytes(k, chunk, coding, rice);
-    if (nbytes < 0 || chunk > TW_MOST_CHUNK || !product_fits(rows, stride) || stride < nbytes || (rows && k && !index) || (rows && !out)) return TW_BAD_ARGUMENT;
+    if (nbytes < 0 || chunk > TW_MOST_CHUNK || !product_fits(rows, stride) || stride < nbytes) return TW_BAD_ARGUMENT;
+    if (rows && ((k && !index) || (stride && !out))) return TW_BAD_ARGUMENT;
     if ((coding == TW_RICE && rows && !sizes) || !ascending(index, rows, k, chunk)) return TW_BAD_ARGUMENT;
+    uint8_t nothing = 0;
+    if (!out) out = &nothing;  // of no size
     TW_CALL(index_pack, index, rows, k, chunk, coding, rice, out, stride, sizes);
     return 0;
 }
@@ -260,10 +265,13 @@ int64_t tw_index_pack(const uint16_t *index, int64_t rows, int64_t k, int64_t ch
 int64_t tw_index_unpack(const uint8_t *in, int64_t rows, int64_t k, int64_t chunk, int coding, int rice, int64_t stride,
                         const int64_t *sizes, uint16_t *index) {
     const int64_t nbytes = tw_index_nbytes(k, chunk, coding, rice);
-    if (nbytes < 0 || chunk > TW_MOST_CHUNK || !product_fits(rows, stride) || stride < nbytes || (rows && k && !index) || (rows && !in)) return TW_BAD_ARGUMENT;
+    if (nbytes < 0 || chunk > TW_MOST_CHUNK || !product_fits(rows, stride) || stride < nbytes) return TW_BAD_ARGUMENT;
+    if (rows && ((k && !index) || (stride && !in))) return TW_BAD_ARGUMENT;
     if (coding == TW_RICE && rows && !sizes) return TW_BAD_ARGUMENT;
     for (int64_t row = 0; coding == TW_RICE && row < rows; row++)
         if (sizes[row] < 0 || sizes[row] > stride) return TW_BAD_ARGUMENT;
+    const uint8_t nothing = 0;
+    if (!in) in = &nothing;
     return TW_CALL(index_unpack, in, rows, k, chunk, coding, rice, stride, sizes, index);
 }
 }

@@ -15,7 +15,8 @@ inline void program_case(Source &source) {
         int64_t &field = fields[source.below((int64_t)(sizeof p / sizeof p.rows))];
         field = source.one_in(2) ? odd_number(source) : (int64_t)((uint64_t)field + (uint64_t)source.between(-2, 2));
     }
-    if (source.one_in(3) && p.k > 0 && p.k < 1 << 20 && p.chunk > 0 && p.chunk < 1 << 20 && p.value >= 0 && p.value < 10 && p.block < 1 << 20)
+    const auto usable = [](int64_t n) { return 0 < n && n < 1 << 20; };
+    if (source.one_in(3) && usable(p.k) && usable(p.chunk) && p.value >= 0 && p.value < 10 && p.block < 1 << 20)
         p.record = fields_of(p).nbytes;
     const int64_t code = tw_check(&p, nullptr, 1);
     require(code == TW_BAD_PROGRAM || code == TW_BAD_ARGUMENT || (code == -1 && p.rows == 0), "neither known nor unknown");
@@ -90,7 +91,8 @@ inline void argument_case(Source &source) {
     require(tw_dct_tiles(nullptr, &number, 1, 8, 0, 1) == TW_BAD_ARGUMENT && tw_dct_tiles(&number, nullptr, 1, 8, 0, 1) == TW_BAD_ARGUMENT,
             "tiles of nothing");
     const int side = (int)source.between(-70, 70);
-    if (side != 8 && side != 16 && side != 32 && side != 64) require(tw_dct_tiles(&number, &number, 1, side, 0, 1) == TW_BAD_ARGUMENT, "such a side");
+    if (side != 8 && side != 16 && side != 32 && side != 64)
+        require(tw_dct_tiles(&number, &number, 1, side, 0, 1) == TW_BAD_ARGUMENT, "such a side");
     require(tw_dct_rows(&number, &number, source.one_in(2) ? -1 - source.small(99) : INT64_MAX - source.small(99), 0, 1) == TW_BAD_ARGUMENT,
             "as many rows");
     require(tw_dct_rows(nullptr, &number, 1, 0, 1) == TW_BAD_ARGUMENT && tw_dct_rows(&number, nullptr, 1, 0, 1) == TW_BAD_ARGUMENT,
@@ -156,16 +158,18 @@ inline void layout_case(Source &source) {
     for (int64_t row : rows) {
         if (row < 0 || row >= p.rows) continue;
         int64_t seen = 0;
-        const int64_t filled = each_run(layout, row * p.chunk, p.chunk, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
+        const auto visit = [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
             require(at == seen && count > 0, "runs have a gap");
             seen += count;
             for (int64_t within : {int64_t(0), count - 1}) {
                 const Place place = place_of(sheets, p.side, (__int128)row * p.chunk + at + within);
                 require(&sheet == &layout.sheets[(size_t)place.sheet] && element + within == place.element, "a number from another place");
             }
-        });
+        };
+        const int64_t filled = each_run(layout, row * p.chunk, p.chunk, visit);
         require(filled == seen, "another count");
-        require(filled == p.chunk || (row == p.rows - 1 && place_of(sheets, p.side, (__int128)row * p.chunk + filled).sheet < 0), "too short");
+        const bool at_end = row == p.rows - 1 && place_of(sheets, p.side, (__int128)row * p.chunk + filled).sheet < 0;
+        require(filled == p.chunk || at_end, "too short");
     }
 }
 
@@ -193,7 +197,8 @@ inline void stream_case(Source &source) {
     any_isa(source);
     int64_t code = tw_index_pack(index.as<uint16_t>(), rows, k, chunk, coding, rice, packed.bytes(), stride, sizes.as<int64_t>());
     require(code == 0, "places are refused");
-    for (int64_t row = 0; row < rows; row++) require(sizes.as<int64_t>()[row] >= 0 && sizes.as<int64_t>()[row] <= nbytes, "a size beyond the room");
+    for (int64_t row = 0; row < rows; row++)
+        require(sizes.as<int64_t>()[row] >= 0 && sizes.as<int64_t>()[row] <= nbytes, "a size beyond the room");
     // What is read: a Golomb-Rice stream ends with its last byte, which is also the last there is.
     const auto last = [&] { return coding == TW_RICE && rows ? (rows - 1) * stride + sizes.as<int64_t>()[rows - 1] : rows * stride; };
     const bool changed = rows && k && source.one_in(8) == 0;
@@ -228,7 +233,8 @@ inline void stream_case(Source &source) {
     for (int64_t row = 0; row < sound; row++) {
         const int64_t size = sizes_again.as<int64_t>()[row];
         require(coding != TW_RICE || size == sizes.as<int64_t>()[row], "accepted at another length");
-        require(!size || std::memcmp(again.bytes() + row * stride, read.bytes() + row * stride, (size_t)size) == 0, "accepted, but not made");
+        const bool as_made = !size || std::memcmp(again.bytes() + row * stride, read.bytes() + row * stride, (size_t)size) == 0;
+        require(as_made, "accepted, but not made");
     }
     if (!rows || !k) return;
     // Places that do not ascend or are beyond the row would be written anywhere.
@@ -244,7 +250,8 @@ inline void stream_case(Source &source) {
             "too small a stride");
     if (coding != TW_RICE) return;
     sizes.as<int64_t>()[source.below(rows)] = source.one_in(2) ? stride + 1 : -1 - source.small(99);
-    require(tw_index_unpack(read.bytes(), rows, k, chunk, coding, rice, stride, sizes.as<int64_t>(), back.as<uint16_t>()) < -1, "such a size");
+    code = tw_index_unpack(read.bytes(), rows, k, chunk, coding, rice, stride, sizes.as<int64_t>(), back.as<uint16_t>());
+    require(code < -1, "such a size");
 }
 
 inline void transform_case(Source &source) {
@@ -258,7 +265,8 @@ inline void transform_case(Source &source) {
     out.fill(0x5A);
     const auto run = [&](const float *from, float *to) {
         any_isa(source);
-        require((side ? tw_dct_tiles(from, to, count, side, inverse, 1) : tw_dct_rows(from, to, count, inverse, 1)) == 0, "a transform is refused");
+        const int64_t code = side ? tw_dct_tiles(from, to, count, side, inverse, 1) : tw_dct_rows(from, to, count, inverse, 1);
+        require(code == 0, "a transform is refused");
     };
     run(in->as<float>(), out.as<float>());
     run(in->as<float>(), in->as<float>());

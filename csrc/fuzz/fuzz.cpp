@@ -2,8 +2,8 @@
 //
 //     tw_fuzz [cases=N] [seed=S] [jobs=J] [case=I]
 //
-// Case i depends on the seed and on i alone; `case=I` runs one again. Built with clang's -fsanitize=fuzzer and -DTW_LIBFUZZER the same cases
-// are driven by libFuzzer instead.
+// Case i depends on the seed and on i alone; `case=I` runs one again. Built with clang's -fsanitize=fuzzer and -DTW_LIBFUZZER libFuzzer
+// drives the same cases instead.
 #include "../thinwire.cpp"  // with its local functions
 
 #include <sys/time.h>
@@ -37,10 +37,8 @@ namespace {
 
 int64_t seed = 0, present = -1;
 
-void tell() { std::fprintf(stderr, "fuzz: run it again with  seed=%lld case=%lld  (doing: %s)\n", (long long)seed, (long long)present, doing); }
-
 void on_signal(int number) {
-    tell();
+    std::fprintf(stderr, "fuzz: run it again with  seed=%lld case=%lld  (doing: %s)\n", (long long)seed, (long long)present, doing);
     signal(number, SIG_DFL);
     raise(number);
 }
@@ -99,11 +97,18 @@ int main(int argc, char **argv) {
     if (failed) return 1;
     std::printf("fuzz: %lld cases in %.0f s, %.0f a second on %lld processes, seed %lld: no finding\n", (long long)cases, seconds,
                 (double)cases / seconds, (long long)jobs, (long long)seed);
-    std::printf("      payloads %lld (refused %lld, changed and accepted %lld, padding bits %lld, records made again %lld), programs %lld (known %lld), "
-                "layouts %lld, index streams %lld (refused %lld), transforms %lld\n",
-                (long long)all.payloads, (long long)all.refused, (long long)all.accepted_changed, (long long)all.padding, (long long)all.canonical,
-                (long long)all.programs, (long long)all.programs_known, (long long)all.layouts, (long long)all.streams,
-                (long long)all.streams_refused, (long long)all.transforms);
+    const auto told = [](const char *name, int64_t n) { std::printf("      %-42s %9lld\n", name, (long long)n); };
+    told("payloads encoded and checked", all.payloads);
+    told("  changed and refused", all.refused);
+    told("  changed, accepted and decoded", all.accepted_changed);
+    told("  with a padding bit, all refused", all.padding);
+    told("  accepted records that were made again", all.canonical);
+    told("odd programs and arguments", all.programs);
+    told("  programs among them that are known", all.programs_known);
+    told("layouts of up to 2^55 numbers", all.layouts);
+    told("index streams", all.streams);
+    told("  refused", all.streams_refused);
+    told("transforms", all.transforms);
     return 0;
 }
 

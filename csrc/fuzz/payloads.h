@@ -9,7 +9,8 @@
 namespace fuzz {
 
 struct Counts {
-    int64_t payloads, refused, accepted_changed, padding, canonical, programs, programs_known, layouts, streams, streams_refused, transforms;
+    int64_t payloads, refused, accepted_changed, padding, canonical;
+    int64_t programs, programs_known, layouts, streams, streams_refused, transforms;
 };
 extern Counts *counts;
 
@@ -81,7 +82,8 @@ inline Memory encoded(Source &source, const tw_program &p, const std::vector<tw_
     Memory anchor = source.one_in(4) ? floats_of(source, sources.numel, any_trouble(source)) : nullptr;
     Memory held = source.one_in(2) ? floats_of(source, p.rows * p.chunk, any_trouble(source)) : nullptr;
     const bool usual = !source.one_in(8);
-    const float decay = usual ? share(source) : trouble(source, Trouble::any_bits), gain = usual ? share(source) : trouble(source, Trouble::any_bits);
+    const float decay = usual ? share(source) : trouble(source, Trouble::any_bits);
+    const float gain = usual ? share(source) : trouble(source, Trouble::any_bits);
     Memory payload[2], kept[2];
     const bool want_kept = !source.one_in(4), want_payload = !want_kept || !source.one_in(8);
     const int64_t rounds = source.one_in(2) ? 2 : 1;
@@ -211,7 +213,8 @@ inline void decode(Source &source, const tw_program &p, const std::vector<tw_she
     run(finish.anchor);
     if (finish.kind != TW_OUT || !sound) return;
     const float most = (p.value < CASTS_END ? 0x1p100f : 0x1p101f) * (p.side ? 1.01f * (float)p.side : 1.0f);  // the basis is orthonormal
-    for (int64_t i = 0; i < numel; i++) require(std::fabs(anchor->as<float>()[i]) <= most, "what was accepted decodes to what was never sent");
+    for (int64_t i = 0; i < numel; i++)
+        require(std::fabs(anchor->as<float>()[i]) <= most, "what was accepted decodes to what was never sent");
     if (source.one_in(2)) {
         Block again(source, 4 * numel, 4);
         again.fill(0xA5);

@@ -75,7 +75,8 @@ inline tw_program any_program(Source &source) {
     else p.chunk = large ? source.between(1024, 16384) : source.between(1, 300);
     p.k = p.chunk;
     if (p.select == TOP_K_SENT) {
-        p.k = source.one_in(8) ? p.chunk : source.one_in(8) ? 1 : source.one_in(2) ? source.between(1, p.chunk) : 1 + source.small(p.chunk - 1);
+        p.k = source.one_in(2) ? source.between(1, p.chunk) : 1 + source.small(p.chunk - 1);
+        if (source.one_in(6)) p.k = source.one_in(2) ? p.chunk : 1;
         p.index = source.between(AS_ELIAS_FANO, AS_BITMAP);
     }
     if (p.select == BLOCK_MAX_SENT) {

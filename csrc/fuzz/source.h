@@ -96,7 +96,9 @@ class Block {
     void fill(uint8_t value) {
         if (size_) std::memset(data_, value, (size_t)size_);
     }
-    bool equals(const Block &other) const { return size_ == other.size_ && (!size_ || std::memcmp(data_, other.data_, (size_t)size_) == 0); }
+    bool equals(const Block &other) const {
+        return size_ == other.size_ && (!size_ || std::memcmp(data_, other.data_, (size_t)size_) == 0);
+    }
 
   private:
     static constexpr int64_t ROOM = 1 << 20, PAGE = 1 << 16;
@@ -128,7 +130,7 @@ inline float trouble(Source &source, Trouble kind) {
     switch (kind) {
         case Trouble::any_bits: return float_of_bits((uint32_t)r);
         case Trouble::ties: return (float)((int64_t)(r % 7) - 3);
-        case Trouble::halves_of_127: return (float)((int64_t)(r % 509) - 254) * 0.5f;  // beside the middle of two codes, when the largest is 127
+        case Trouble::halves_of_127: return (float)((int64_t)(r % 509) - 254) * 0.5f;  // between two codes, if 127 is the largest
         case Trouble::halves_of_7: return (float)((int64_t)(r % 29) - 14) * 0.5f;
         case Trouble::quarters_of_6: return (float)((int64_t)(r % 49) - 24) * 0.25f;
         case Trouble::zeros: return r & 1 ? 0.0f : -0.0f;
