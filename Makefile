@@ -1,16 +1,19 @@
 # `make demo` and `make test` do their own set-up; ARGS="..." passes options on; PYTHON=python3.12 picks an interpreter.
 PYTHON ?= python3
 ARGS ?=
+CASES ?= 1000000
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow lint format bench bench-kernels build clean
+.PHONY: help setup demo test test-slow fuzz lint format bench bench-kernels build clean
 
 help:
 	@echo "make demo           train on 4 workers of this machine, dense and compressed; ends with report.png"
 	@echo "make test           the tests            (ARGS='tests/kernels -q' for some of them)"
 	@echo "make test-slow      the slow tests"
+	@echo "make fuzz           bad input for the C++ under sanitizers, a million cases (CASES=100000 SEED=1 for others)"
 	@echo "make lint           ruff, mypy, import order"
 	@echo "make format         let ruff format and fix"
 	@echo "make bench          loss against bytes on the wire, a table"
@@ -38,6 +41,11 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow $(ARGS)
+
+# No Python: a compiler is enough.
+fuzz:
+	$(MAKE) --no-print-directory --silent -j$(shell nproc) -C csrc/fuzz
+	build/fuzz/tw_fuzz cases=$(CASES) seed=$(SEED)
 
 lint: $(STAMP)
 	$(BIN)/ruff check
