@@ -96,6 +96,14 @@ struct Intake {
         bad = bad_, squares = squares_;
     }
 
+    int64_t bad_count() const {
+        int32_t each[WIDTH];
+        store_int(each, bad);
+        int64_t sum = 0;
+        for (int32_t lane : each) sum += lane;
+        return sum;
+    }
+
     void take_run(const TwSheet &sheet, int64_t element, const float *anchor, float *to, int64_t n) {
         const char *from = sheet.data + element * element_nbytes(sheet.dtype);
         if (anchor) anchor += sheet.flat + element;
@@ -130,9 +138,7 @@ void read_source(const TwEncode &job, const Row &row, float *x, double *stats) {
         else intake.take_any(sheet, element, job.anchor, x + at, count);
     });
     std::memset(x + filled, 0, (size_t)(4 * (row.n16 - filled)));
-    int32_t lanes_bad[WIDTH];
-    store_int(lanes_bad, intake.bad);
-    for (int32_t bad : lanes_bad) stats[0] += bad;
+    stats[0] = (double)intake.bad_count();
     stats[1] = intake.squares.total();
 }
 
@@ -151,8 +157,37 @@ template <bool has_held> struct Accumulate {
     }
 };
 
+// A tile of float32 where it lies in its tensor: no copy of it is made.
+struct FromSource {
+    const char *from;
+    int64_t stride;  // bytes
+    Intake intake;
+
+    TW_INLINE F vector(int i, int c) {
+        const F raw = load((const float *)(from + i * stride) + c), v = sendable(raw);
+        intake.bad = count_large(intake.bad, raw);
+        intake.squares.add(i % (64 / WIDTH), v * v);
+        return v;
+    }
+};
+
+// Whether the row is such a tile, of the side that is worth a copy of the transform.
+bool lies_as_tile(const TwEncode &job, const Row &row) {
+    return job.program.side == 64 && !job.anchor && row.number < job.layout->tile_rows && sheet_of_row(*job.layout, row.number).dtype == TW_FLOAT32;
+}
+
 // Source -> basis -> residual: x becomes what could be sent. Returns the sum of its squares.
-template <bool has_held> double accumulate(const tw_program &p, const Row &row, Accumulate<has_held> rule, AheadAndBehind aside, Work &work) {
+template <bool has_held> double accumulate(const TwEncode &job, const Row &row, Accumulate<has_held> rule, AheadAndBehind aside, double *stats, Work &work) {
+    if (lies_as_tile(job, row)) {
+        FromSource source = {nullptr, 0, {}};
+        source.from = tile_at(*job.layout, row.number, &source.stride);
+        transform_from<Way::forward, 64>(source, work.scratch, aside, rule);
+        stats[0] = (double)source.intake.bad_count();
+        stats[1] = source.intake.squares.total();
+        return rule.squares.total();
+    }
+    const tw_program &p = job.program;
+    read_source(job, row, rule.x, stats);
     if (p.side) {
         transform_tile<Way::forward, false>(rule.x, work.scratch, p.side, aside, rule);
         return rule.squares.total();
@@ -265,7 +300,6 @@ void encode(const TwEncode &job, int64_t begin, int64_t end) {
         float *x = work.rows[unit % 2];
         double *stats = job.stats + 3 * unit;
         stats[0] = stats[1] = stats[2] = 0;
-        read_source(job, row, x, stats);
         if (held && job.decay != 0 && n != row.n16) {  // whole blocks
             std::memcpy(work.chosen, held, (size_t)(4 * n));
             std::memset(work.chosen + n, 0, (size_t)(4 * (row.n16 - n)));
@@ -273,8 +307,9 @@ void encode(const TwEncode &job, int64_t begin, int64_t end) {
         }
         const AheadAndBehind aside = {next_tile(*job.layout, number + 2, x), (const char *)(held ? held : x), behind};
         if (p.side) behind = {};
-        if (held && job.decay != 0) stats[2] = accumulate(p, row, Accumulate<true>{held, x, job.decay, job.gain}, aside, work);
-        else if (p.side || job.kept || job.gain != 1) stats[2] = accumulate(p, row, Accumulate<false>{nullptr, x, 0, job.gain}, aside, work);
+        if (held && job.decay != 0) stats[2] = accumulate(job, row, Accumulate<true>{held, x, job.decay, job.gain}, aside, stats, work);
+        else if (p.side || job.kept || job.gain != 1) stats[2] = accumulate(job, row, Accumulate<false>{nullptr, x, 0, job.gain}, aside, stats, work);
+        else read_source(job, row, x, stats);
         if (job.payload) stats[2] += p.select == S_ALL ? encode_all(job, row, piece, x, work) : encode_some(job, row, x, work);
         stats[2] = std::max(0.0, stats[2]);  // rounding
         if (!job.kept) continue;

@@ -97,16 +97,31 @@ inline Ahead next_tile(const TwLayout &layout, int64_t row, const void *otherwis
     return ahead;
 }
 
-// Columns of x, each a transform of length N, put down as rows of out (which may not overlap x). With `clear` x becomes zero.
-template <Way way, int N, bool clear, class Aside> TW_INLINE void columns_to_rows(float *x, float *out, Aside &aside) {
-    const float *scale = scale_2d<N>.value;
+// Where the first pass takes its numbers from: get(i, c) is the vector (or the number) of row i and column c. With `clear` the tile
+// becomes zero.
+template <Way way, int N, bool clear> struct FromTile {
+    float *x;
+    static constexpr bool scaled = way == Way::inverse;
+    TW_INLINE F vector(int i, int c) {
+        F v = load(x + i * N + c);
+        if (scaled) v *= load(scale_2d<N>.value + i * N + c);
+        if (clear) store(x + i * N + c, F{});
+        return v;
+    }
+    TW_INLINE float number(int i, int c) {
+        const float v = scaled ? x[i * N + c] * scale_2d<N>.value[i * N + c] : x[i * N + c];
+        if (clear) x[i * N + c] = 0;
+        return v;
+    }
+};
+
+// Columns, each a transform of length N, put down as rows of out.
+template <Way way, int N, class Get, class Aside> TW_INLINE void columns_to_rows(Get &get, float *out, Aside &aside) {
     if constexpr (N >= WIDTH) {
         for (int c = 0; c < N; c += WIDTH) {
             F in[N], y[N];
-            for (int i = 0; i < N; i++) {
-                in[i] = way == Way::inverse ? load(x + i * N + c) * load(scale + i * N + c) : load(x + i * N + c);
-                if (clear) store(x + i * N + c, F{});
-            }
+#pragma GCC unroll 64
+            for (int i = 0; i < N; i++) in[i] = get.vector(i, c);
             lee<way, N, F>(in, y, aside);
             for (int u = 0; u < N; u += WIDTH) store_transposed(y + u, out + c * N + u, N);
         }
@@ -114,10 +129,7 @@ template <Way way, int N, bool clear, class Aside> TW_INLINE void columns_to_row
         Nothing nothing;
         for (int c = 0; c < N; c++) {
             float in[N], y[N];
-            for (int i = 0; i < N; i++) {
-                in[i] = way == Way::inverse ? x[i * N + c] * scale[i * N + c] : x[i * N + c];
-                if (clear) x[i * N + c] = 0;
-            }
+            for (int i = 0; i < N; i++) in[i] = get.number(i, c);
             lee<way, N, float>(in, y, nothing);
             std::memcpy(out + c * N, y, sizeof y);
         }
@@ -147,21 +159,29 @@ template <Way way, int N, class Aside, class Emit> TW_INLINE void columns(const 
     }
 }
 
-// A tile of `in`, by way of two scratch tiles, to emit(place, vector, chain), which may write to `in` or to the first scratch tile; chain
-// counts 0 to 3, for sums that need not wait. The scale
-// is multiplied into the coefficients, after both passes forward and before both backward, as in kernels/dct.py.
-template <Way way, bool clear, class Aside, class Emit>
-inline void transform_tile(float *in, float *scratch, int64_t side, Aside &aside_, Emit &emit_) {
-    Aside aside = aside_;  // in registers
+// A tile, by way of two scratch tiles, to emit(place, vector, chain), which may write to the first of them; chain counts 0 to 3, for sums
+// that need not wait. The scale is multiplied into the coefficients, after both passes forward and before both backward (kernels/dct.py).
+template <Way way, int N, class Get, class Aside, class Emit>
+inline void transform_from(Get &get_, float *scratch, Aside &aside_, Emit &emit_) {
+    Get get = get_;  // all in registers
+    Aside aside = aside_;
     Emit emit = emit_;
-    float *second = scratch + side * side;
+    columns_to_rows<way, N>(get, scratch, aside);
+    columns<way, N>(scratch, scratch + N * N, aside, emit);
+    get_ = get, emit_ = emit;
+}
+
+template <Way way, bool clear, class Aside, class Emit> inline void transform_tile(float *in, float *scratch, int64_t side, Aside &aside, Emit &emit) {
+    FromTile<way, 8, clear> tile8 = {in};
+    FromTile<way, 16, clear> tile16 = {in};
+    FromTile<way, 32, clear> tile32 = {in};
+    FromTile<way, 64, clear> tile64 = {in};
     switch (side) {
-        case 8: columns_to_rows<way, 8, clear>(in, scratch, aside), columns<way, 8>(scratch, second, aside, emit); break;
-        case 16: columns_to_rows<way, 16, clear>(in, scratch, aside), columns<way, 16>(scratch, second, aside, emit); break;
-        case 32: columns_to_rows<way, 32, clear>(in, scratch, aside), columns<way, 32>(scratch, second, aside, emit); break;
-        case 64: columns_to_rows<way, 64, clear>(in, scratch, aside), columns<way, 64>(scratch, second, aside, emit); break;
+        case 8: return transform_from<way, 8>(tile8, scratch, aside, emit);
+        case 16: return transform_from<way, 16>(tile16, scratch, aside, emit);
+        case 32: return transform_from<way, 32>(tile32, scratch, aside, emit);
+        case 64: return transform_from<way, 64>(tile64, scratch, aside, emit);
     }
-    emit_ = emit;
 }
 
 // The plainest thing to do with a result.
