@@ -19,6 +19,29 @@ inline int32_t kth_largest(const int32_t *keys, int64_t n, int64_t k, int lowest
     return t;
 }
 
+// The same for lowest 15 of `n` <= 1024 keys: where the upper halves fit a few vectors, they are searched alone.
+inline int32_t kth_largest_coarse(const int32_t *keys, int64_t n, int64_t k) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+    alignas(64) uint16_t upper[1024];
+    if (n % 64 == 0 && n <= 1024) {
+        for (int64_t i = 0; i < n; i += 16)
+            _mm256_store_si256((__m256i *)(upper + i), _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_loadu_si512(keys + i), 15)));
+        uint32_t t = 0;
+        for (int bit = 15; bit >= 0; bit--) {
+            const __m512i least = _mm512_set1_epi16((short)(t | 1u << bit));
+            int64_t even = 0, odd = 0;
+            for (int64_t i = 0; i < n; i += 64) {
+                even += __builtin_popcount(_mm512_cmpge_epu16_mask(_mm512_load_si512(upper + i), least));
+                odd += __builtin_popcount(_mm512_cmpge_epu16_mask(_mm512_load_si512(upper + i + 32), least));
+            }
+            t |= even + odd >= k ? 1u << bit : 0;
+        }
+        return (int32_t)(t << 15);
+    }
+#endif
+    return kth_largest(keys, n, k, 15);
+}
+
 // Those above t, and of those equal to it the first, k together; places ascending.
 inline void take(const int32_t *keys, const uint16_t *place, int64_t n, int64_t k, int32_t t, int64_t above, uint16_t *index) {
     int64_t equals = k - above, taken = 0;
@@ -51,12 +74,16 @@ inline void top_k(const float *x, int64_t n, int64_t k, int32_t *keys, uint16_t 
     const int64_t groups = n / together;
     I most = {};
     for (int64_t g = 0; g < groups; g += WIDTH) {
-        I m = {};
-        for (int64_t i = 0; i < together; i++) m = larger(m, magnitude(load(x + g * together + i * WIDTH)));
+        I m = magnitude(load(x + g * together)), other = {};
+        for (int64_t i = 1; i < together; i += 2) {
+            other = larger(other, magnitude(load(x + g * together + i * WIDTH)));
+            if (i + 1 < together) m = larger(m, magnitude(load(x + g * together + (i + 1) * WIDTH)));
+        }
+        m = larger(m, other);
         store_int(keys + g, m);
         most = larger(most, m);
     }
-    const int32_t bound = kth_largest(keys, groups, k, 15);
+    const int32_t bound = kth_largest_coarse(keys, groups, k);
     if (bound < SMALLEST || largest_lane(most) > LARGEST) return top_k_search(x, n, k, keys, index);
 
     int32_t alive[SURVIVORS + 64 + WIDTH];
