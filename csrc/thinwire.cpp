@@ -8,6 +8,10 @@
 #include "jobs.h"
 #include "pool.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 TW_DECLARE(tw_baseline)
 #ifdef TW_X86
 TW_DECLARE(tw_v3)
@@ -161,7 +165,7 @@ bool ascending(const uint16_t *index, int64_t rows, int64_t k, int64_t chunk) {
 
 extern "C" {
 
-int tw_abi(void) { return 2; }
+int tw_abi(void) { return 3; }
 
 int tw_isa(void) { return isa().load(); }
 
@@ -219,6 +223,16 @@ int64_t tw_decode(const tw_program *program, const uint8_t *const *payloads, int
     TwDecode job = {*program, &layout, units, payloads, members, contributors != 0, *finish};
     tw_parallel(threads_for(threads, program->rows * program->chunk), units.count, range<TwDecode, on_isa_decode>, &job);
     return 0;
+}
+
+void tw_large_pages(void *data, int64_t nbytes) {
+#ifdef MADV_HUGEPAGE
+    constexpr uintptr_t page = 2 << 20;
+    const uintptr_t begin = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + (uintptr_t)nbytes) / page * page;
+    if (data && begin < end) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#else
+    (void)data, (void)nbytes;
+#endif
 }
 
 int64_t tw_dct_tiles(const float *in, float *out, int64_t tiles, int side, int inverse, int threads) {

@@ -55,6 +55,10 @@ int64_t tw_check(const tw_program *program, const uint8_t *payload, int threads)
 int64_t tw_decode(const tw_program *program, const uint8_t *const *payloads, int64_t members, int contributors, const tw_finish *finish,
                   const tw_sheet *targets, int64_t sheets, int threads);
 
+// Asks the system for large pages for the whole ones within `nbytes` at `data`, before they are written for the first time: fewer look-ups
+// of addresses. A wish, which may be ignored.
+void tw_large_pages(void *data, int64_t nbytes);
+
 // `tiles` square tiles of side*side float32 (side 8, 16, 32 or 64) to their orthonormal DCT-II, or back when `inverse` is not 0.
 // Coefficient order is column frequency * side + row frequency. `in` and `out` may be equal.
 int64_t tw_dct_tiles(const float *in, float *out, int64_t tiles, int side, int inverse, int threads);

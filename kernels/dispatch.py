@@ -61,6 +61,11 @@ def encode(
     return Encoded(payload, kept, stats)
 
 
+def residual(rows: int, chunk: int, device: torch.device) -> Tensor:
+    """`(rows, chunk)` float32 zeros for a residual, in memory that the kernels read and write fast."""
+    return native.residual(rows, chunk) if device.type == "cpu" else torch.zeros((rows, chunk), dtype=torch.float32, device=device)
+
+
 def check(program: Program, payload: Tensor) -> int:
     """The first row of a payload that no encoder of this program can have made, or -1."""
     return int(ops.check(payload, tuple(program)))

@@ -17,7 +17,7 @@ from thinwire.kernels.program import Program
 
 log = logging.getLogger("thinwire")
 
-ABI = 2
+ABI = 3
 _NAME = "libthinwire.so"
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 SOURCES = tuple(_DTYPES)
@@ -44,6 +44,7 @@ _SIGNATURES = {
     "tw_encode": [POINTER(_Program), POINTER(_Sheet), c_int64, c_void_p, c_void_p, c_float, c_float, c_void_p, c_void_p, c_void_p, c_int],
     "tw_check": [POINTER(_Program), c_void_p, c_int],
     "tw_decode": [POINTER(_Program), POINTER(c_void_p), c_int64, c_int, POINTER(_Finish), POINTER(_Sheet), c_int64, c_int],
+    "tw_large_pages": [c_void_p, c_int64],
     "tw_dct_tiles": [c_void_p, c_void_p, c_int64, c_int, c_int, c_int],
     "tw_dct_rows": [c_void_p, c_void_p, c_int64, c_int, c_int],
     "tw_index_nbytes": [c_int64, c_int64, c_int, c_int],
@@ -79,7 +80,7 @@ def library() -> Any:
         return None
     for name, arguments in _SIGNATURES.items():
         function = getattr(loaded, name)
-        function.argtypes, function.restype = arguments, c_int64
+        function.argtypes, function.restype = arguments, None if name == "tw_large_pages" else c_int64
     return loaded
 
 
@@ -211,6 +212,15 @@ def decode(
         _threads(threads),
     )
     _raise_for(failed, program, targets)
+
+
+def residual(rows: int, chunk: int) -> Tensor:
+    """`(rows, chunk)` float32 zeros in large pages, where the system has them: encoding then looks up fewer addresses."""
+    held = torch.empty((rows, chunk), dtype=torch.float32)
+    loaded = library()
+    if loaded is not None:
+        loaded.tw_large_pages(held.data_ptr(), held.numel() * held.element_size())
+    return held.zero_()
 
 
 def dct_tiles(x: Tensor, side: int, *, out: Tensor | None = None, threads: int | None = None) -> Tensor:

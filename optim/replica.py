@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from thinwire.comms.codec import Codec
+from thinwire.kernels import dispatch
 from thinwire.optim.fragment import Fragment, gather_flat, local
 from thinwire.optim.message import Message, encode
 
@@ -21,13 +22,13 @@ class Replica:
         self.anchor = gather_flat(params) if anchor else None
         self.momentum = torch.zeros(self.fragment.numel, dtype=torch.float32, device=device) if momentum else None
         plan = self.fragment.plan
-        self.residual = torch.zeros((plan.rows, plan.chunk), dtype=torch.float32, device=device) if residual else None
+        self.residual = dispatch.residual(plan.rows, plan.chunk, device) if residual else None
         self._spare: Tensor | None = None
 
     def encode(self, tensors: Sequence[Tensor], *, decay: float) -> Message:
         """The message of `tensors` (of anchor - tensors where there is an anchor) and the residual; nothing changes until `keep`."""
         if self._spare is None and self.residual is not None:
-            self._spare = torch.empty_like(self.residual)
+            self._spare = dispatch.residual(*self.residual.shape, self.residual.device)
         return encode(self.fragment, tensors, anchor=self.anchor, held=self.residual, spare=self._spare, decay=decay)
 
     def keep(self, residual: Tensor | None) -> None:

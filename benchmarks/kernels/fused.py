@@ -30,14 +30,21 @@ def _send(codec: str, peer: Callable[..., Any]) -> Callable[[Pool, Sizes], Lineu
             "DeMo": lambda s: reference.encode(s.y.view(shape), s.x.view(shape)),
             "torch.compile": lambda s: fused(s.x.view(shape), s.y.view(-1, SIDE * SIDE)),
         }
-        return Lineup(pool.slices(sizes.matrix, _spare(sizes)), sizes.matrix, ours.step(codec, shape, decay=DECAY, gain=LR), contestants)
+        return Lineup(pool.slices(sizes.matrix, _state(sizes)), sizes.matrix, ours.step(codec, shape, decay=DECAY, gain=LR), contestants)
 
     return lineup
 
 
-def _spare(sizes: Sizes) -> Callable[[], dict[str, Tensor]]:
-    """Where the new state goes."""
-    return lambda: {"spare": torch.zeros(sizes.matrix)}
+def _state(sizes: Sizes) -> Callable[[], dict[str, Tensor]]:
+    """The state that ours reads and where the new one goes, in the memory that the optimizers give it."""
+    numbers = torch.randn(sizes.matrix)
+
+    def made() -> dict[str, Tensor]:
+        held, spare = (ours.residual(sizes.matrix) for _ in range(2))
+        held.copy_(numbers)
+        return {"held": held, "spare": spare}
+
+    return made
 
 
 def _receive(*, check: bool) -> Callable[[Pool, Sizes], Lineup]:
@@ -76,7 +83,7 @@ def _stacked(sent: list[tuple[Tensor, ...]]) -> list[Tensor]:
 
 def _two_threads_send(pool: Pool, sizes: Sizes) -> Lineup:
     one, two = (ours.step(CODEC, (sizes.height, sizes.width), decay=DECAY, gain=LR, threads=threads) for threads in (1, 2))
-    return Lineup(pool.slices(sizes.matrix, _spare(sizes)), sizes.matrix, two, {"one thread": one})
+    return Lineup(pool.slices(sizes.matrix, _state(sizes)), sizes.matrix, two, {"one thread": one})
 
 
 def _two_threads_receive(pool: Pool, sizes: Sizes) -> Lineup:
@@ -89,10 +96,11 @@ def _two_threads_receive(pool: Pool, sizes: Sizes) -> Lineup:
 def _denormal(pool: Pool, sizes: Sizes) -> Lineup:
     """A state too small for normal numbers, as one that nothing was added to for long; beside it the step on a normal one, and torch."""
     step = ours.step(CODEC, (sizes.height, sizes.width), decay=DECAY, gain=LR)
-    slices = pool.slices(sizes.matrix, _spare(sizes))
+    slices = pool.slices(sizes.matrix, _state(sizes))
     half = len(slices) // 2
     for normal, tiny in zip(slices[:half], slices[half:], strict=False):
         tiny.y.fill_(DENORMAL)
+        tiny.cargo["held"].fill_(DENORMAL)
         normal.cargo["tiny"] = tiny
     contestants = {"a normal state": step, "mul_ of denormals": lambda s: PROBES["mul_"](s.cargo["tiny"])}
     return Lineup(slices[:half], sizes.matrix, lambda s: step(s.cargo["tiny"]), contestants)

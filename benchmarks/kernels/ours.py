@@ -47,12 +47,17 @@ def encode(codec: str | Codec, elements: int) -> Contestant:
     return lambda s: native.encode(program, [s.x], state=False, threads=1)
 
 
+def residual(numel: int) -> Tensor:
+    """`(numel,)` float32 as the optimizers keep a state: in large pages, where the system has them."""
+    return native.residual(1, numel).view(-1)
+
+
 def step(codec: str, shape: tuple[int, int], *, decay: float, gain: float, threads: int = 1) -> Contestant:
-    """A sender's step: `y` is the state it reads, the new one goes to `spare` (a round may fail, so never to the same place)."""
+    """A sender's step: `held` is the state it reads, the new one goes to `spare` (a round may fail, so never to the same place)."""
     program = _program(codec, shape[0] * shape[1])
 
     def run(s: Slice) -> Encoded:
-        held, kept = (state.view(program.rows, program.chunk) for state in (s.y, s.cargo["spare"]))
+        held, kept = (s.cargo[name].view(program.rows, program.chunk) for name in ("held", "spare"))
         return native.encode(program, [s.x.view(shape)], held=held, kept=kept, decay=decay, gain=gain, threads=threads)
 
     return run
