@@ -28,7 +28,7 @@ class Replica:
     def encode(self, tensors: Sequence[Tensor], *, decay: float) -> Message:
         """The message of `tensors` (of anchor - tensors where there is an anchor) and the residual; nothing changes until `keep`."""
         if self._spare is None and self.residual is not None:
-            self._spare = dispatch.residual(*self.residual.shape, self.residual.device)
+            self._spare = dispatch.residual(self.fragment.plan.rows, self.fragment.plan.chunk, self.residual.device)
         return encode(self.fragment, tensors, anchor=self.anchor, held=self.residual, spare=self._spare, decay=decay)
 
     def keep(self, residual: Tensor | None) -> None:
