@@ -113,12 +113,12 @@ template <bool state, int VECTORS, class C> TW_INLINE void code_block(const C &c
         C::put(codes, at + j * WIDTH, code[j]);
         if (!state) continue;
         const F left = coder.left(whole[j], sent[j]);
-        squares.add(j, left * left - whole[j] * whole[j]);
+        squares.add(j, left * left);
         store(x + at + j * WIDTH, left);
     }
 }
 
-// Codes of n numbers; with `state`, x becomes what is left of it. Returns the squares of what is left less those of x.
+// Codes of n numbers; with `state`, x becomes what is left of it. Returns the squares of what is left.
 template <bool state, class C> double code_row(const C &coder_, float *x, int64_t n, uint8_t *codes) {
     const C coder = coder_;  // in registers
     Sum squares;

@@ -108,9 +108,36 @@ void add_some(const TwDecode &job, int64_t row, Work &work) {
     }
 }
 
+// A dense row of int8 from all members at once: nothing but the sum is written.
+void add_int8(const TwDecode &job, int64_t row, int64_t n, float *sum) {
+    const tw_program &p = job.program;
+    std::memset(sum, 0, (size_t)(4 * n));
+    for (int64_t m = 0; m < job.members; m += 4) {
+        const int64_t many = std::min<int64_t>(4, job.members - m);
+        const uint8_t *codes[4];
+        F scale[4];
+        for (int64_t j = 0; j < 4; j++) {
+            const uint8_t *record = job.payloads[m + (j < many ? j : 0)] + row * p.record;
+            float s;
+            std::memcpy(&s, record, 4);
+            scale[j] = all(j < many ? s : 0.0f), codes[j] = record + 4;
+        }
+        for (int64_t i = 0; i < n; i += WIDTH) {
+            F total = load(sum + i);
+            for (int j = 0; j < 4; j++) {
+                if (i % 64 == 0) prefetch(codes[j] + i + 1024);
+                total += to_float((I)((U)load_codes(codes[j] + i) << 24) >> 24) * scale[j];
+            }
+            store(sum + i, total);
+        }
+    }
+}
+
 void add_all(const TwDecode &job, int64_t row, int64_t piece, int64_t n, Work &work) {
     const tw_program &p = job.program;
-    for (int64_t m = 0; m < job.members; m++) {
+    const bool at_once = p.value == V_INT8 && job.members > 1 && n % 16 == 0;
+    if (at_once) add_int8(job, row, n, work.sum);
+    for (int64_t m = at_once ? job.members : 0; m < job.members; m++) {
         const Record r = open_record<false>(p, job.payloads[m] + row * p.record, work);
         const bool silent = p.value == V_VOTE && is_silent(p, r.scale, r.values, nullptr);
         const uint8_t *values = r.values + piece * TW_PIECE * value_bits(p.value) / 8;

@@ -9,7 +9,7 @@ namespace {
 
 enum Select { S_ALL, S_TOP_K, S_BLOCK_MAX };  // as kernels/program.py
 
-constexpr int64_t AHEAD = 4096;  // bytes: the processor does not look beyond a page
+constexpr int64_t AHEAD = 2048;  // bytes: the best of 512 to 8192 here; the processor by itself does not look beyond a page
 constexpr int64_t ROOM = 2 * TW_MOST_CHUNK;  // a halving tree over the next power of two
 
 struct alignas(64) Work {
@@ -205,8 +205,14 @@ template <class C> double code_with(const C &coder, bool state, float *x, int64_
     return state ? code_row<true>(coder, x, n, codes) : code_row<false>(coder, x, n, codes);
 }
 
+double squares_of(const float *x, int64_t n) {
+    Sum squares;
+    each_vector(blocks16(n), [&](int64_t at, int place) { squares.add(place, load(x + at) * load(x + at)); });
+    return squares.total();
+}
+
 // Quantises n numbers (of the row, or chosen from it) to codes behind the scale; with `state`, x becomes what is left of them. Returns the
-// squares of what is left less those of x. `index` is null when all are sent.
+// squares of what is left. `index` is null when all are sent.
 double quantise(const tw_program &p, float *x, int64_t n, int64_t row, bool state, float &scale, const uint16_t *index, Work &work) {
     uint8_t *codes = work.codes;
     std::memset(codes + blocks16(n) * value_bits(p.value) / 8, 0, 64);  // packing looks that far
@@ -219,18 +225,18 @@ double quantise(const tw_program &p, float *x, int64_t n, int64_t row, bool stat
             if (scale != 0) {
                 code_row<false>(VoteCoder{}, x, n, codes);
                 const bool read_as_silent = !p.scale && looks_silent(p, codes, index);
-                return read_as_silent || !state ? 0 : code_row<true>(VoteCoder{}, x, n, codes);
+                return read_as_silent || !state ? squares_of(x, n) : code_row<true>(VoteCoder{}, x, n, codes);
             }
             std::memset(codes, 0, (size_t)padded(n) + 8);
             for (int64_t i = 0; i < n && !p.scale; i++) codes[i / 8] |= (uint8_t)((SILENT >> (i % 64) & 1) << i % 8);
-            return 0;
+            return squares_of(x, n);
         }
         case V_SIGN: scale = mean_scale(x, n, work.scratch); break;
         default: scale = absmax_scale(x, n, value_most(p.value));
     }
     if (scale == 0) {
         std::memset(codes, 0, (size_t)blocks16(n) + 64);
-        return 0;
+        return squares_of(x, n);
     }
     const F s = all(scale);
     switch (p.value) {
@@ -252,18 +258,18 @@ void put_values(const tw_program &p, const uint8_t *codes, int64_t n, uint8_t *o
     for (int64_t i = nbytes; i % 4; i++) out[i] = 0;
 }
 
-// Every coefficient is sent. A long row comes in pieces, which only values without a scale allow. As `quantise` returns.
+// Every coefficient is sent. A long row comes in pieces, which only values without a scale allow. Returns the squares of what is kept.
 double encode_all(const TwEncode &job, const Row &row, int64_t piece, float *x, Work &work) {
     const tw_program &p = job.program;
     float scale = 0;
-    const double more = quantise(p, x, row.n, row.number, job.kept != nullptr, scale, nullptr, work);
+    const double squares = quantise(p, x, row.n, row.number, job.kept != nullptr, scale, nullptr, work);
     uint8_t *out = job.payload + row.number * p.record;
     if (p.scale) std::memcpy(out, &scale, 4), out += 4;
     put_values(p, work.codes, row.n, out + piece * TW_PIECE * value_bits(p.value) / 8);
-    return more;
+    return squares;
 }
 
-// The chosen are sent.
+// The chosen are sent. Returns by how much the squares of what is kept are above those of x.
 double encode_some(const TwEncode &job, const Row &row, float *x, Work &work) {
     const tw_program &p = job.program;
     const int64_t k = p.k;
@@ -273,14 +279,15 @@ double encode_some(const TwEncode &job, const Row &row, float *x, Work &work) {
     else top_k(x, row.n, k, (int32_t *)work.scratch, index);
     for (int64_t i = 0; i < k; i++) chosen[i] = x[index[i]];
     for (int64_t i = k; i < blocks16(k); i++) chosen[i] = 0;
-    const double more = quantise(p, chosen, k, row.number, job.kept != nullptr, scale, index, work);
+    const double before = job.kept ? squares_of(chosen, k) : 0;
+    const double after = quantise(p, chosen, k, row.number, job.kept != nullptr, scale, index, work);
     if (job.kept)
         for (int64_t i = 0; i < k; i++) x[index[i]] = chosen[i];
     uint8_t *out = job.payload + row.number * p.record;
     put_values(p, work.codes, k, out + p.record - padded(k * value_bits(p.value)));
     if (p.scale) std::memcpy(out, &scale, 4), out += 4;
     pack_index(index, k, p.chunk, p.block, p.index, (int32_t *)work.scratch, out);
-    return more;
+    return after - before;
 }
 
 }  // namespace
@@ -310,8 +317,8 @@ void encode(const TwEncode &job, int64_t begin, int64_t end) {
         if (held && job.decay != 0) stats[2] = accumulate(job, row, Accumulate<true>{held, x, job.decay, job.gain}, aside, stats, work);
         else if (p.side || job.kept || job.gain != 1) stats[2] = accumulate(job, row, Accumulate<false>{nullptr, x, 0, job.gain}, aside, stats, work);
         else read_source(job, row, x, stats);
-        if (job.payload) stats[2] += p.select == S_ALL ? encode_all(job, row, piece, x, work) : encode_some(job, row, x, work);
-        stats[2] = std::max(0.0, stats[2]);  // rounding
+        if (job.payload && p.select == S_ALL) stats[2] = encode_all(job, row, piece, x, work);
+        else if (job.payload) stats[2] = std::max(0.0, stats[2] + encode_some(job, row, x, work));  // below zero: rounding
         if (!job.kept) continue;
         behind = {x, job.kept + start};
         const bool later = p.side >= 16 && unit + 1 < end && aligned(behind.to);  // it goes beside the next transform

@@ -156,14 +156,14 @@ inline bool unpack_index(const uint8_t *in, int64_t nbytes, int64_t k, int64_t c
         unpack_planes(in + padded(bits), k, low, part);
         if (checked) sound = found == k && zero_padding(in, bits) && zero_padding(in + padded(bits), k * low);
         for (int64_t i = 0; i < whole; i += WIDTH)
-            store_int(places + i, ((load_int(places + i) - (lanes() + (int32_t)i)) << low) | load_int(part + i));
+            store_int(places + i, (I)((((U)load_int(places + i) - (U)(lanes() + (int32_t)i)) << low) | (U)load_int(part + i)));
     } else {
         const int planes = coding == X_OFFSETS ? planes_of(block) : planes_of(chunk);
         unpack_planes(in, k, planes, places);
         if (checked) sound = zero_padding(in, k * planes);
         if (coding == X_OFFSETS)
             for (int64_t i = 0; i < whole; i += WIDTH)
-                store_int(places + i, load_int(places + i) + (lanes() + (int32_t)i) * (int32_t)block);
+                store_int(places + i, (I)((U)load_int(places + i) + (U)(lanes() + (int32_t)i) * (uint32_t)block));
     }
     if (checked) {
         int32_t last = -1;

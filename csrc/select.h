@@ -83,6 +83,10 @@ inline void top_k(const float *x, int64_t n, int64_t k, int32_t *keys, uint16_t 
         store_int(keys + g, m);
         most = larger(most, m);
     }
+    if (largest_lane(most) < SMALLEST) {  // nothing but zeros: a parameter without a gradient
+        for (int64_t i = 0; i < k; i++) index[i] = (uint16_t)i;
+        return;
+    }
     const int32_t bound = kth_largest_coarse(keys, groups, k);
     if (bound < SMALLEST || largest_lane(most) > LARGEST) return top_k_search(x, n, k, keys, index);
 

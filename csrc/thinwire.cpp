@@ -210,8 +210,6 @@ int64_t tw_decode(const tw_program *program, const uint8_t *const *payloads, int
     if (!finish || finish->kind < TW_OUT || finish->kind > TW_SGD || members < 1 || members > USHRT_MAX || !payloads) return TW_BAD_ARGUMENT;
     for (int64_t m = 0; m < members; m++)
         if (!payloads[m] && program->rows) return TW_BAD_ARGUMENT;
-    // Records that nobody checked may name a place again and again: decode.cpp counts in 16 bits, and has room for 64 places twice.
-    if (program->index != NONE && program->chunk + members * program->k / 65536 >= TW_MOST_CHUNK + 64) return TW_BAD_ARGUMENT;
     TwLayout layout;
     if (!lay_out(*program, targets, sheets, finish->kind == TW_STEP, layout)) return TW_BAD_LAYOUT;
     if (finish->kind == TW_STEP && finish->sign && !(finish->lr >= 0)) return TW_BAD_ARGUMENT;

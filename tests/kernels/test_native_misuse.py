@@ -285,15 +285,13 @@ def test_places_that_cannot_be_packed_are_refused() -> None:
 
 
 def test_members_that_name_a_place_again_and_again_do_no_harm() -> None:
-    # Nobody checked these payloads: counts of how many sent a place went round, and with them the list of places.
+    # Nobody checked these payloads: one place is counted many more times than there are members.
     k = 16384
     program = Program(1, k, 0, Select.TOP_K, k, 0, Value.VOTE, Index.PLANES, 1, 4 + 14 * k // 8 + k // 8, 0)
     every = native.encode(program, [torch.ones(k)]).payload
     one = torch.zeros_like(every)
     one[:4] = every[:4]
     assert (native.check(program, every), native.check(program, one)) == (-1, 0)
-    with pytest.raises(ValueError, match="cannot be meant"):
-        native.decode(program, [every] + [one] * 65534, [torch.empty(k)], Out(torch.empty(k)))
     out = torch.empty(k)
     native.decode(program, [every] + [one] * 200, [torch.empty(k)], Out(out))
     with pytest.raises(ValueError, match="cannot be meant"):
