@@ -36,7 +36,8 @@ template <Way way, bool past_caches> void run(const TwTransform &job, int64_t be
 namespace TW_NAMESPACE {
 
 void transform(const TwTransform &job, int64_t begin, int64_t end) {
-    const bool past_caches = aligned(job.out) && job.in != job.out;
+    // A tile is written column by column: past the caches only in whole lines.
+    const bool past_caches = aligned(job.out) && job.in != job.out && (WIDTH == 16 || !job.side);
     if (job.inverse) past_caches ? run<Way::inverse, true>(job, begin, end) : run<Way::inverse, false>(job, begin, end);
     else past_caches ? run<Way::forward, true>(job, begin, end) : run<Way::forward, false>(job, begin, end);
 }
