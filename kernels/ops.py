@@ -28,7 +28,7 @@ from thinwire.kernels.program import Program
 Entry = Callable[..., Any]
 Choose = Callable[[str], Entry]  # the name of an entry of `native` to what computes it
 
-_TRITON = {"encode": "triton_encode", "check": "triton_decode", "decode": "triton_decode"}
+_TRITON = {"encode": "triton_encode", "check": "triton_check", "decode": "triton_decode"}
 
 
 def _cpu(entry: str) -> Entry:
