@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from thinwire.kernels import native, ops
 from thinwire.kernels.finish import Finish, Out, Sgd, apply
@@ -61,6 +62,7 @@ def encode(
     return Encoded(payload, kept, stats)
 
 
+@_disable_dynamo(recursive=True)  # memory, no computation to compile
 def residual(rows: int, chunk: int, device: torch.device) -> Tensor:
     """`(rows, chunk)` float32 zeros for a residual, in memory that the kernels read and write fast."""
     return native.residual(rows, chunk) if device.type == "cpu" else torch.zeros((rows, chunk), dtype=torch.float32, device=device)

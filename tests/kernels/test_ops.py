@@ -319,7 +319,7 @@ def test_which_devices_run_fused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("entry", ["encode", "check", "decode"])
 def test_without_triton_a_gpu_is_refused_never_served_in_another_way(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("triton_encode", "triton_decode"):
+    for module in ("triton_encode", "triton_check", "triton_decode"):
         monkeypatch.setitem(sys.modules, f"thinwire.kernels.{module}", None)
     with pytest.raises(RuntimeError, match="install triton"):
         ops._cuda(entry)
