@@ -129,16 +129,20 @@ def _frequencies(near, far, cosine, tiles: tl.constexpr, n: tl.constexpr):
 
 
 @triton.jit
-def _places(x, cosine, tiles: tl.constexpr, n: tl.constexpr):
-    """The inverse of `_frequencies`, from the tuple; `near` and `far` are `(tiles, n, n/2)`."""
-    half: tl.constexpr = n // 2
+def _halves(x, tiles: tl.constexpr, n: tl.constexpr):
+    """The inverse of `_frequencies` without its last step, from the tuple: of each two lines the sums and the differences of the pairs."""
     second = (tl.arange(0, tiles * 2 * n) // n) % 2 == 1
     own = (x[0],)
-    for m in tl.static_range(1, half):
+    for m in tl.static_range(1, n // 2):
         own = own + (tl.where(second, x[m] + x[m - 1], x[m]),)
-    both = tl.reshape(stack(inverse(own, half), half), (half, tiles, 2, n))
-    even, odd = tl.split(tl.permute(both, (1, 3, 0, 2)))
-    product = odd * cosine[None, None, :]
+    return inverse(own, n // 2)
+
+
+@triton.jit
+def places_of(x, table, first: tl.constexpr, count: tl.constexpr, tiles: tl.constexpr, n: tl.constexpr):
+    """The last step of the inverse for `count` pairs of places from `first` on, out of `_halves`: `near` and `far` `(tiles, n, count)`."""
+    even, odd = tl.split(tl.permute(tl.reshape(stack(x[first : first + count], count), (count, tiles, 2, n)), (1, 3, 0, 2)))
+    product = odd * tl.load(table + n // 2 - 1 + first + tl.arange(0, count))[None, None, :]
     return even + product, even - product
 
 
@@ -171,16 +175,20 @@ def forward_2d(near, far, table, n: tl.constexpr):
 
 @triton.jit
 def inverse_2d(x, table, n: tl.constexpr):
-    """`(tiles, n * n)` coefficients back to `near` and `far` `(tiles, n/2, n)`."""
+    """`(tiles, n * n)` coefficients back to lines, of which `lines_of` makes tiles, all or some lines at a time."""
     tiles: tl.constexpr = x.shape[0]
     half: tl.constexpr = n // 2
-    cosine = tl.load(table + half - 1 + tl.arange(0, half))
     lines = tl.permute(tl.reshape(x, (tiles, half, 2 * n)), (0, 2, 1))
-    lines = _scaled(unstack(tl.reshape(lines, (tiles * 2 * n, half)), half), tiles, n)
-    left, right = _places(lines, cosine, tiles, n)  # (tiles, u, j)
+    lines = _halves(_scaled(unstack(tl.reshape(lines, (tiles * 2 * n, half)), half), tiles, n), tiles, n)
+    left, right = places_of(lines, table, 0, half, tiles, n)  # (tiles, u, j)
     rows = tl.reshape(tl.join(left, right), (tiles, half, 2, half, 2))  # (tile, m, which of two, j, near or far j)
-    lines = unstack(tl.reshape(tl.permute(rows, (0, 2, 4, 3, 1)), (tiles * 2 * n, half)), half)
-    near, far = _places(lines, cosine, tiles, n)  # (tiles, j, i)
+    return _halves(unstack(tl.reshape(tl.permute(rows, (0, 2, 4, 3, 1)), (tiles * 2 * n, half)), half), tiles, n)
+
+
+@triton.jit
+def lines_of(x, table, first: tl.constexpr, count: tl.constexpr, tiles: tl.constexpr, n: tl.constexpr):
+    """`near` and `far` `(tiles, count, n)` from line `first` on, out of `inverse_2d`."""
+    near, far = places_of(x, table, first, count, tiles, n)  # (tiles, j, i)
     return tl.permute(near, (0, 2, 1)), tl.permute(far, (0, 2, 1))
 
 
@@ -197,7 +205,7 @@ def dct_kernel(x, out, table, rows, n: tl.constexpr, tiles: tl.constexpr, back: 
     x += row * n * n
     out += row * n * n
     if back:
-        top, bottom = inverse_2d(tl.load(x + whole, mask=inside, other=0.0), table, n)
+        top, bottom = lines_of(inverse_2d(tl.load(x + whole, mask=inside, other=0.0), table, n), table, 0, n // 2, tiles, n)
         tl.store(out + near, top, mask=held)
         tl.store(out + far, bottom, mask=held)
     else:

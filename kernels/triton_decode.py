@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thinwire.kernels.finish import Finish, Out, Sgd
 from thinwire.kernels.program import Program
-from thinwire.kernels.triton_dct import cosines, inverse_2d
+from thinwire.kernels.triton_dct import cosines, inverse_2d, lines_of
 from thinwire.kernels.triton_finish import OUT, SGD, STEP, finish_pool_kernel, finish_stretch, finish_tiles
 from thinwire.kernels.triton_launch import Sheets, check_size, launch, payload_words, resident, sheets_of
 from thinwire.kernels.triton_quantise import decode_values
@@ -135,6 +135,7 @@ def decode_kernel(
         sums += pid.to(tl.int64) * (S.lines * S.width)
         notes += pid.to(tl.int64) * (S.lines * S.width)
         spots += pid.to(tl.int64) * ((members + S.group) * S.lines * S.many)
+    parts: tl.constexpr = 2 if S.side == 64 else 1
     stretch = pid
     # What does not change from stretch to stretch is worked out each time: held in registers, it halves the programs that fit.
     while tl.condition(stretch < stretches, disable_licm=True):
@@ -159,13 +160,16 @@ def decode_kernel(
         else:
             u = sum_all(payloads, row, valid, tl.where(valid, count, 0) if S.flat else tl.where(valid, S.k, 0), S, members, together)
         if S.side:
-            near, far = inverse_2d(u, table, S.side)
-            finish_tiles(
-                near, sheets, tiles, widths, row, here, pool, anchor, buffer, lr, keep, mu, False, kind, turn, dtype, even
-            )  # fmt: skip
-            finish_tiles(
-                far, sheets, tiles, widths, row, here, pool, anchor, buffer, lr, keep, mu, True, kind, turn, dtype, even
-            )  # fmt: skip
+            lines = inverse_2d(u, table, S.side)
+            some: tl.constexpr = S.side // 2 // parts
+            for p in tl.static_range(parts):
+                near, far = lines_of(lines, table, p * some, some, S.lines, S.side)
+                finish_tiles(
+                    near, sheets, tiles, widths, row, here, pool, anchor, buffer, lr, keep, mu, False, p * some, kind, turn, dtype, even
+                )  # fmt: skip
+                finish_tiles(
+                    far, sheets, tiles, widths, row, here, pool, anchor, buffer, lr, keep, mu, True, p * some, kind, turn, dtype, even
+                )  # fmt: skip
         else:
             left = tl.minimum(numel - base, S.lines * S.chunk).to(tl.int32)
             s = tl.load(first + stretch).to(tl.int64)
@@ -244,6 +248,7 @@ def _decode(
         pool, sums, notes, spots, *numbers, program.rows * program.chunk, table.numel, stretches, terms.lr, terms.keep, terms.mu,
         S=shape, members=len(words), contributors=contributors and shape.sparse, kind=terms.kind, turn=terms.turn, dtype=DTYPES[dtype],
         even=found.even, together=all(payload.data_ptr() % 16 == 0 for payload in words), warps=shape.warps,
+        registers=128 if terms.kind == SGD.value else None,  # left alone it spills a few
     )  # fmt: skip
     launch(
         finish_pool_kernel, -(-table.pooled // POOL), pool, addresses(parts, device), table.runs, table.first, table.pooled, *numbers,

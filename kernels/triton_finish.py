@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from thinwire.kernels.triton_sheets import BFLOAT16, FLOAT16, half_tile, run_of, stretch_of, tiles_of, widened
+from thinwire.kernels.triton_sheets import BFLOAT16, FLOAT16, run_of, stretch_of, tile_lines, tiles_of, widened
 
 OUT = tl.constexpr(0)
 STEP = tl.constexpr(1)
@@ -72,11 +72,11 @@ def finish_stretch(
 @triton.jit
 def finish_tiles(
     u, sheets, tiles, widths, row, valid, pool, anchor, buffer, lr, keep, mu,
-    far: tl.constexpr, kind: tl.constexpr, turn: tl.constexpr, dtype: tl.constexpr, even: tl.constexpr,
+    far: tl.constexpr, first: tl.constexpr, kind: tl.constexpr, turn: tl.constexpr, dtype: tl.constexpr, even: tl.constexpr,
 ):  # fmt: skip
-    """Finish half of each tile `(rows, side / 2, side)` in place (see `load_tiles`); those of the pool are written to its buffer."""
+    """Finish some lines of each tile `(rows, count, side)` in place (see `load_tiles`); those of the pool are written to its buffer."""
     sheet, offset, width, weight, there = tiles_of(sheets, tiles, widths, row, valid, dtype, even)
-    at = half_tile(width, far, u.shape[2])
+    at = tile_lines(width, far, first, u.shape[1], u.shape[2])
     loose = valid & (sheet == 0)
     if tl.max(loose.to(tl.int32), 0) > 0:
         tl.store(pool + offset[:, None, None] + at, u, mask=loose[:, None, None])

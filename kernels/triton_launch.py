@@ -11,10 +11,15 @@ from thinwire.kernels.triton_shape import Shape
 from thinwire.kernels.triton_sheets import DTYPES, POOL, Layout, addresses, aligned, layout, pool_kernel
 
 
-def launch(kernel: Any, grid: int, *args: Any, warps: int = 4, **constants: Any) -> None:
-    """Run `grid` programs. Floating-point contraction is never allowed: triton 3.6 has it on by default, and then bits differ."""
+def options(warps: int, registers: int | None) -> dict[str, Any]:
+    """Of the compiler. Floating-point contraction is never allowed: triton 3.6 has it on by default, and then bits differ."""
+    return {"num_warps": warps, "enable_fp_fusion": False, **({"maxnreg": registers} if registers else {})}
+
+
+def launch(kernel: Any, grid: int, *args: Any, warps: int = 4, registers: int | None = None, **constants: Any) -> None:
+    """Run `grid` programs; `registers` a thread at most, where the compiler does badly by itself."""
     if grid:
-        kernel[(grid,)](*args, num_warps=warps, enable_fp_fusion=False, **constants)
+        kernel[(grid,)](*args, **options(warps, registers), **constants)
 
 
 class Sheets(NamedTuple):

@@ -153,8 +153,9 @@ def encode_values(x, j, row, scale, S: tl.constexpr):
 @triton.jit
 def _integers(ratio, scale, j, row, S: tl.constexpr):
     if S.seed:
-        below = tl.floor(ratio)
-        number = below.to(tl.int32) + ((ratio - below) * 65536.0 > noise(scale, row, j, S.seed)).to(tl.int32)
+        below = ratio.to(tl.int32)  # towards zero; `tl.floor` flushes denormals
+        below -= (below.to(tl.float32) > ratio).to(tl.int32)
+        number = below + ((ratio - below.to(tl.float32)) * 65536.0 > noise(scale, row, j, S.seed)).to(tl.int32)
     else:
         number = (ratio + HALF_CODE).to(tl.int32, bitcast=True) - HALF_BITS
     return tl.minimum(tl.maximum(number, -S.qmax), S.qmax)

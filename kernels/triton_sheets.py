@@ -18,7 +18,7 @@ from torch import Tensor
 from thinwire.kernels.native import sheet
 from thinwire.kernels.triton_dct import place
 
-POOL = 1024  # pooled numbers a kernel program copies
+POOL = 512  # pooled numbers a kernel program takes
 BFLOAT16 = tl.constexpr(1)
 FLOAT16 = tl.constexpr(2)
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -188,7 +188,7 @@ def load_tiles(sheets, tiles, widths, anchors, row, valid, far: tl.constexpr, si
     """x = source, or anchor - source, of half of each tile, `(rows, side / 2, side)`: the near lines, or the far ones from the last on, the
     places in the order of `triton_dct.place`. `anchors`: addresses of the part of the anchor that belongs to each sheet."""
     sheet, offset, width, pointer, there = tiles_of(sheets, tiles, widths, row, valid, dtype, even)
-    at = half_tile(width, far, side)
+    at = tile_lines(width, far, 0, side // 2, side)
     inside = there[:, None, None]
     x = widened(pointer[:, None, None] + at, inside, dtype)
     if anchors is not None:
@@ -198,9 +198,9 @@ def load_tiles(sheets, tiles, widths, anchors, row, valid, far: tl.constexpr, si
 
 
 @triton.jit
-def half_tile(width, far: tl.constexpr, side: tl.constexpr):
-    """Distances from the first number of a tile in sheets whose rows are `width (rows,)` apart: see `load_tiles`."""
-    line = tl.arange(0, side // 2)
+def tile_lines(width, far: tl.constexpr, first: tl.constexpr, count: tl.constexpr, side: tl.constexpr):
+    """Distances from the first number of a tile, for some lines, in sheets whose rows are `width (rows,)` apart: see `load_tiles`."""
+    line = first + tl.arange(0, count)
     if far:
         line = side - 1 - line
     return line[None, :, None] * width.to(tl.int32)[:, None, None] + place(side)[None, None, :]
