@@ -376,7 +376,7 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
         if (p.index == X_NONE) add_all(job, row, piece, n, work);
         else add_some(job, row, work);
         if (p.side) {
-            Ahead ahead = next_tile(*job.layout, row + 2, work.sum);
+            Ahead ahead = tile_ahead(*job.layout, row + 2, work.sum);
             StoreAt<false> emit = {work.scratch};  // where it reads: fewer lines in the first cache
             transform_tile<Way::inverse, true>(work.sum, work.scratch, p.side, ahead, emit);
             u = work.scratch;
