@@ -83,9 +83,11 @@ double encode_some(const TwEncode &job, const Row &row, float *x, Work &work) {
     const int64_t k = p.k;
     uint16_t *index = work.index;
     float *chosen = work.chosen, scale = 0;
-    if (p.select == S_BLOCK_MAX) work.shape == Shape::any ? block_max(x, row.n, p.block, index) : usual_block_max(x, row.n, p.block, index);
+    const Next next = work.next;
+    const auto beside = [&](int64_t at) { next.ask_for(at + 16); };
+    if (p.select == S_BLOCK_MAX) work.shape == Shape::any ? block_max(x, row.n, p.block, index) : usual_block_max(x, row.n, p.block, index, beside);
     else if (work.shape == Shape::grouped && k <= MOST_USUAL) top_k_of_groups(x, row.n, k, work.groups, work.guess, (int32_t *)work.scratch, index);
-    else top_k(x, row.n, k, (int32_t *)work.scratch, work.guess, index);
+    else top_k(x, row.n, k, (int32_t *)work.scratch, work.guess, index, beside);
     for (int64_t i = 0; i < k; i++) chosen[i] = x[index[i]];
     for (int64_t i = k; i < blocks16(k); i++) chosen[i] = 0;
     const double before = job.kept ? squares_of(chosen, k) : 0;

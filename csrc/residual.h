@@ -47,6 +47,18 @@ template <bool waits> struct Beside {
     }
 };
 
+// The next row of a source and of the held residual, in rows without a basis: one half is asked for beside the intake of a row, the other
+// beside its selection, so that memory is never idle.
+struct Next {
+    const char *source = nullptr, *held = nullptr;
+    int64_t source_nbytes = 4;  // of a number
+
+    TW_INLINE void ask_for(int64_t at) const {  // the line of number `at` of the row
+        prefetch_far(source + source_nbytes * at);
+        prefetch_far(held + 4 * at);
+    }
+};
+
 constexpr int64_t ROOM = 2 * TW_MOST_CHUNK;  // a halving tree over the next power of two
 
 struct alignas(64) Work {
@@ -58,6 +70,7 @@ struct alignas(64) Work {
     int32_t groups[GROUPS];
     Shape shape = Shape::any;
     int32_t guess = 0;  // where the bound of the last row was
+    Next next;
 };
 
 // The rule, vector by vector.
@@ -125,6 +138,7 @@ void usual_tile(const TwEncode &job, const Row &row, const UsualRule<has_held> &
     UsualTileRule<has_held> usual = {rule, work.groups};
     transform_from<Way::forward, 64>(tile, rule.x, aside, usual);  // in place: fewer lines in the first cache
     work.shape = Shape::grouped;
+    work.next = {(const char *)copy, (const char *)copy, 4};  // nothing more is to be asked for
     stats[1] = squares.total(), stats[2] = usual.rule.squares.total();
 }
 
@@ -137,12 +151,11 @@ void usual_row(const TwEncode &job, const Row &row, UsualRule<has_held> rule, co
         with_run(sheet, element, job.anchor, [&](const auto &run) {
             UsualRule<has_held> rule_ = rule;
             Sum squares_ = squares;
+            const Next next = {run.from + run.nbytes * (row.n - start), (const char *)(has_held ? rule.held + row.n : rule.x), run.nbytes};
+            work.next = next;
             each_vector(count, [&](int64_t at, int place) {
-                if (at % 16 == 0) {
-                    run.ask_for(at, AHEAD);
-                    if (has_held) prefetch((const char *)(rule_.held + start + at) + AHEAD);
-                    if (waits) behind.line((int)((start + at) / 16));
-                }
+                if (at % 32 == 0) next.ask_for(start + at);
+                if (waits && at % 16 == 0) behind.line((int)((start + at) / 16));
                 const F v = normal(run.vector(at));
                 squares_.add_square(place, v);
                 rule_.apply(start + at, v, place);
@@ -183,6 +196,7 @@ void accumulate(const TwEncode &job, const Row &row, const float *held, float *x
         waits = false;  // it has arrived
     }
     work.shape = Shape::any;
+    work.next = {(const char *)x, (const char *)x, 0};
     if (waits) put_away(behind, row.n);
     Rule<has_held> rule = {held, x, job.decay, job.gain};
     read_source(job, row, x, stats);

@@ -103,11 +103,12 @@ inline void strike_out(int32_t *alive, const int32_t *place, int64_t m, int64_t 
 
 // Those at or above a bound of the k-th largest are ranked; false when they are too many. Numbers are usual, and none that is at or above
 // the bound is denormal.
-inline bool top_k_above(const float *x, int64_t n, int64_t k, int32_t bound, uint16_t *index) {
+template <class Beside> inline bool top_k_above(const float *x, int64_t n, int64_t k, int32_t bound, uint16_t *index, const Beside &beside) {
     alignas(64) int32_t alive[SURVIVORS + 64 + WIDTH], place[SURVIVORS + 64 + WIDTH];
     int64_t m = 0;
     const I least = all_int(bound);
     for (int64_t i = 0; i < n; i += 64) {
+        beside(i), beside(i + 32);
         uint64_t mask = 0;
         for (int j = 0; j < 64; j += WIDTH) mask |= (uint64_t)at_least(magnitude(load(x + i + j)), least) << j;
         // Two without a branch: most words hold none, one or two.
@@ -153,11 +154,11 @@ inline void top_k_of_groups(const float *x, int64_t n, int64_t k, const int32_t 
     const int32_t largest = largest_lane(most);
     if (largest < SMALLEST) return first_places(k, index);  // nothing but zeros: a parameter without a gradient
     const int32_t least = bound.search(GROUPS, k, largest, guess);
-    if (least < SMALLEST || !top_k_above(x, n, k, least, index)) top_k_search(x, n, k, keys, index);
+    if (least < SMALLEST || !top_k_above(x, n, k, least, index, [](int64_t) {})) top_k_search(x, n, k, keys, index);
 }
 
 // Groups of one lane of several vectors. `keys` holds n numbers.
-inline void top_k(const float *x, int64_t n, int64_t k, int32_t *keys, int32_t &guess, uint16_t *index) {
+template <class Beside> inline void top_k(const float *x, int64_t n, int64_t k, int32_t *keys, int32_t &guess, uint16_t *index, const Beside &beside) {
     if (n % 64 || 2 * k > n || k > MOST_USUAL) return top_k_search(x, n, k, keys, index);
     int64_t together = n / (8 * k);  // numbers in a group
     while (together & (together - 1)) together &= together - 1;
@@ -182,7 +183,7 @@ inline void top_k(const float *x, int64_t n, int64_t k, int32_t *keys, int32_t &
     if (largest < SMALLEST) return first_places(k, index);
     if (largest > LARGEST) return top_k_search(x, n, k, keys, index);
     const int32_t least = bound.search((groups + 63) / 64 * 64, k, largest, guess);
-    if (least < SMALLEST || !top_k_above(x, n, k, least, index)) top_k_search(x, n, k, keys, index);
+    if (least < SMALLEST || !top_k_above(x, n, k, least, index, beside)) top_k_search(x, n, k, keys, index);
 }
 
 // The largest lane, in every lane.
@@ -205,10 +206,11 @@ TW_INLINE I spread_largest(I v) {
 #endif
 }
 
-// `usual`: there is no NaN, Inf or number that is too large.
-template <int BLOCK, bool usual> inline void block_max_of(const float *x, int64_t n, uint16_t *index) {
+// `usual`: there is no NaN, Inf or number that is too large. beside(at) is called for every 32 numbers, here and above.
+template <int BLOCK, bool usual, class Beside> inline void block_max_of(const float *x, int64_t n, uint16_t *index, const Beside &beside) {
     constexpr int VECTORS = BLOCK / WIDTH;
     for (int64_t b = 0; b < n; b += BLOCK) {
+        for (int i = b % 32 ? 32 : 0; i < BLOCK; i += 32) beside(b + i);
         I key[VECTORS], most = {};
         for (int i = 0; i < VECTORS; i++) {
             key[i] = usual ? magnitude(load(x + b + i * WIDTH)) : key_of(load(x + b + i * WIDTH));
@@ -229,20 +231,20 @@ template <int BLOCK, bool usual> inline void block_max_of(const float *x, int64_
     }
 }
 
-template <bool usual> inline bool block_max_fast(const float *x, int64_t n, int64_t block, uint16_t *index) {
+template <bool usual, class Beside> inline bool block_max_fast(const float *x, int64_t n, int64_t block, uint16_t *index, const Beside &beside) {
     switch (block) {
-        case 16: return block_max_of<16, usual>(x, n, index), true;
-        case 32: return block_max_of<32, usual>(x, n, index), true;
-        case 64: return block_max_of<64, usual>(x, n, index), true;
-        case 128: return block_max_of<128, usual>(x, n, index), true;
-        case 256: return block_max_of<256, usual>(x, n, index), true;
+        case 16: return block_max_of<16, usual>(x, n, index, beside), true;
+        case 32: return block_max_of<32, usual>(x, n, index, beside), true;
+        case 64: return block_max_of<64, usual>(x, n, index, beside), true;
+        case 128: return block_max_of<128, usual>(x, n, index, beside), true;
+        case 256: return block_max_of<256, usual>(x, n, index, beside), true;
     }
     return false;
 }
 
 // The largest of every `block` numbers.
 inline void block_max(const float *x, int64_t n, int64_t block, uint16_t *index) {
-    if (block_max_fast<false>(x, n, block, index)) return;
+    if (block_max_fast<false>(x, n, block, index, [](int64_t) {})) return;
     for (int64_t b = 0; b < n; b += block) {
         int32_t most = -1;
         int64_t at = b;
@@ -254,8 +256,8 @@ inline void block_max(const float *x, int64_t n, int64_t block, uint16_t *index)
         *index++ = (uint16_t)at;
     }
 }
-inline void usual_block_max(const float *x, int64_t n, int64_t block, uint16_t *index) {
-    if (!block_max_fast<true>(x, n, block, index)) block_max(x, n, block, index);
+template <class Beside> inline void usual_block_max(const float *x, int64_t n, int64_t block, uint16_t *index, const Beside &beside) {
+    if (!block_max_fast<true>(x, n, block, index, beside)) block_max(x, n, block, index);
 }
 
 }  // namespace

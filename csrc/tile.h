@@ -103,19 +103,21 @@ template <Way way, int N, class Get, class Put, class Aside> TW_INLINE void lee(
     }
 }
 
-// Where the first pass takes its numbers from: get(i, c) is the vector (or the number) of row i and column c. With `clear` the tile
-// becomes zero.
+// Where the first pass takes its numbers from: get(i, c) is the vector (or the number) of row i and column c, times `factor` on the way back.
+// With `clear` the tile becomes zero.
 template <Way way, int N, bool clear> struct FromTile {
     float *x;
-    static constexpr bool scaled = way == Way::inverse;
+    float factor = 1;
+    static constexpr bool back = way == Way::inverse;
     TW_INLINE F vector(int i, int c) {
         F v = load(x + i * N + c);
-        if (scaled) v *= load(scale_2d<N>.value + i * N + c);
+        if (back && clear) v *= factor;
+        if (back) v *= load(scale_2d<N>.value + i * N + c);
         if (clear) store(x + i * N + c, F{});
         return v;
     }
     TW_INLINE float number(int i, int c) {
-        const float v = scaled ? x[i * N + c] * scale_2d<N>.value[i * N + c] : x[i * N + c];
+        const float v = back ? x[i * N + c] * factor * scale_2d<N>.value[i * N + c] : x[i * N + c];
         if (clear) x[i * N + c] = 0;
         return v;
     }
@@ -172,11 +174,12 @@ inline void transform_from(Get &get_, float *scratch, Aside &aside_, Emit &emit_
     get_ = get, emit_ = emit;
 }
 
-template <Way way, bool clear, class Aside, class Emit> inline void transform_tile(float *in, float *scratch, int64_t side, Aside &aside, Emit &emit) {
-    FromTile<way, 8, clear> tile8 = {in};
-    FromTile<way, 16, clear> tile16 = {in};
-    FromTile<way, 32, clear> tile32 = {in};
-    FromTile<way, 64, clear> tile64 = {in};
+template <Way way, bool clear, class Aside, class Emit>
+inline void transform_tile(float *in, float *scratch, int64_t side, Aside &aside, Emit &emit, float factor = 1) {
+    FromTile<way, 8, clear> tile8 = {in, factor};
+    FromTile<way, 16, clear> tile16 = {in, factor};
+    FromTile<way, 32, clear> tile32 = {in, factor};
+    FromTile<way, 64, clear> tile64 = {in, factor};
     switch (side) {
         case 8: return transform_from<way, 8>(tile8, scratch, aside, emit);
         case 16: return transform_from<way, 16>(tile16, scratch, aside, emit);
