@@ -82,23 +82,27 @@ constexpr int64_t SURVIVORS = 256;  // more are left to the search
 constexpr int64_t MOST_USUAL = SURVIVORS / 2;
 constexpr int64_t GROUPS = 256;
 
-// Of the m numbers at or above the bound the k largest. There are few more than k, and those are struck out one by one, the smallest first
-// and of equals the last.
+// Of the m <= 64 numbers at or above the bound the k largest. There are few more than k, and those are struck out one by one, the smallest
+// first and of equals the last. `alive` has room for 64.
 inline void strike_out(int32_t *alive, const int32_t *place, int64_t m, int64_t k, uint16_t *index) {
-    for (int i = 0; i < WIDTH; i++) alive[m + i] = MAGNITUDE;
+    constexpr int VECTORS = 64 / WIDTH;
+    for (int64_t i = m; i < 64; i++) alive[i] = MAGNITUDE;  // larger than any
+    I a[VECTORS];
+    uint64_t mask = 0;
+    for (int v = 0; v < VECTORS; v++) a[v] = load_int(alive + v * WIDTH);
     for (int64_t left = m - k; left > 0; left--) {
-        I least = load_int(alive);
-        for (int64_t i = WIDTH; i < m; i += WIDTH) least = smaller(least, load_int(alive + i));
+        I least = a[0];
+        for (int v = 1; v < VECTORS; v++) least = smaller(least, a[v]);
         const I t = all_int(smallest_lane(least));
-        int64_t i = (m - 1) / WIDTH * WIDTH;
-        uint32_t mask;
-        while (!(mask = equal(load_int(alive + i), t))) i -= WIDTH;
-        alive[i + 31 - __builtin_clz(mask)] = MAGNITUDE;
+        mask = 0;
+        for (int v = 0; v < VECTORS; v++) mask |= (uint64_t)equal(a[v], t) << (v * WIDTH);
+        const I last = all_int(63 - __builtin_clzll(mask));
+        for (int v = 0; v < VECTORS; v++) a[v] |= (lanes() + v * WIDTH == last) & MAGNITUDE;
     }
-    for (int64_t i = 0, taken = 0; taken < k; i++) {
-        index[taken] = (uint16_t)place[i];
-        taken += alive[i] != MAGNITUDE;
-    }
+    mask = 0;
+    for (int v = 0; v < VECTORS; v++) mask |= (uint64_t)equal(a[v], all_int(MAGNITUDE)) << (v * WIDTH);
+    mask = ~mask;
+    for (int64_t i = 0; i < k; i++, mask &= mask - 1) index[i] = (uint16_t)place[__builtin_ctzll(mask)];
 }
 
 // Those at or above a bound of the k-th largest are ranked; false when they are too many. Numbers are usual, and none that is at or above
@@ -118,7 +122,7 @@ template <class Beside> inline bool top_k_above(const float *x, int64_t n, int64
         if (m > SURVIVORS) return false;
     }
     for (int64_t i = 0; i < m; i++) alive[i] = (int32_t)bits_of(x[place[i]]) & MAGNITUDE;
-    if (m - k <= 16) {
+    if (m <= 64 && m - k <= 16) {
         strike_out(alive, place, m, k, index);
         return true;
     }

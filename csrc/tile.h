@@ -67,16 +67,18 @@ enum class Way { forward, inverse };
 
 // Beside a transform of side 64, a line of 64 bytes at a time, spread evenly (all at once would fill the processor's queues, and then it
 // would wait): the lines of a tile to come are asked for. Its rows lie too far apart for the processor to guess.
-struct Ahead {
+template <bool far> struct AheadTo {
     const char *row;  // the one before the next
     int64_t stride;   // bytes between rows
 
     TW_INLINE void line(int i) {
         if (i % 4 == 0) row += stride;
-        prefetch_far(row + i % 4 * 64);
+        far ? prefetch_far(row + i % 4 * 64) : prefetch(row + i % 4 * 64);
     }
     TW_INLINE void turn() {}  // 64 vectors are done
 };
+
+typedef AheadTo<true> Ahead;
 
 // Of the tile of a row, or of some memory where it has none.
 inline Ahead tile_ahead(const TwLayout &layout, int64_t row, const void *otherwise) {
@@ -194,8 +196,16 @@ template <bool past_caches> struct StoreAt {
     TW_INLINE void operator()(int64_t at, F v, int) { past_caches ? stream(out + at, v) : store(out + at, v); }
 };
 
+// The next rows lie behind these: two lines for each step beside the transform.
+struct FollowingRows {
+    const char *at;
+    TW_INLINE void line(int i) { prefetch(at + 128 * i), prefetch(at + 128 * i + 64); }
+    TW_INLINE void turn() {}
+};
+
 // WIDTH rows of 64 numbers, each a transform.
 template <Way way, bool past_caches> inline void transform_rows(const float *in, float *out) {
+    FollowingRows following = {(const char *)(in + 64 * WIDTH)};
     const float first = (float)std::sqrt(1.0 / 64), other = (float)std::sqrt(2.0 / 64);
     alignas(64) float turned[64 * WIDTH];
     F y[64], rows[WIDTH];
@@ -203,9 +213,8 @@ template <Way way, bool past_caches> inline void transform_rows(const float *in,
         for (int i = 0; i < WIDTH; i++) rows[i] = load(in + i * 64 + u);
         store_transposed(rows, turned + u * WIDTH, WIDTH);
     }
-    Nothing nothing;
     lee<way, 64>([&](int i) { return way == Way::inverse ? load(turned + i * WIDTH) * (i ? other : first) : load(turned + i * WIDTH); },
-                 [&](int k, F v) { y[k] = way == Way::forward ? v * (k ? other : first) : v; }, nothing);
+                 [&](int k, F v) { y[k] = way == Way::forward ? v * (k ? other : first) : v; }, following);
     for (int u = 0; u < 64; u += WIDTH) store_transposed(y + u, turned + u, 64);
     for (int i = 0; i < 64 * WIDTH; i += WIDTH) past_caches ? stream(out + i, load(turned + i)) : store(out + i, load(turned + i));
 }
