@@ -67,18 +67,16 @@ enum class Way { forward, inverse };
 
 // Beside a transform of side 64, a line of 64 bytes at a time, spread evenly (all at once would fill the processor's queues, and then it
 // would wait): the lines of a tile to come are asked for. Its rows lie too far apart for the processor to guess.
-template <bool far> struct AheadTo {
+struct Ahead {
     const char *row;  // the one before the next
     int64_t stride;   // bytes between rows
 
     TW_INLINE void line(int i) {
         if (i % 4 == 0) row += stride;
-        far ? prefetch_far(row + i % 4 * 64) : prefetch(row + i % 4 * 64);
+        prefetch_far(row + i % 4 * 64);
     }
     TW_INLINE void turn() {}  // 64 vectors are done
 };
-
-typedef AheadTo<true> Ahead;
 
 // Of the tile of a row, or of some memory where it has none.
 inline Ahead tile_ahead(const TwLayout &layout, int64_t row, const void *otherwise) {
