@@ -90,12 +90,15 @@ def _layout(shapes: tuple[tuple[int, ...], ...], side: int, stretch: int, device
 
 def addresses(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor:
     """The tensors' addresses as int64 on the device, 0 for None; the last sets are kept, as the same tensors come every round."""
-    return _addresses(tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors), str(device))
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return _addresses(tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors), str(device), stream)
 
 
 @lru_cache(maxsize=256)
-def _addresses(pointers: tuple[int, ...], device: str) -> Tensor:
-    return torch.tensor(pointers, dtype=torch.int64).to(device)
+def _addresses(pointers: tuple[int, ...], device: str, stream: int) -> Tensor:
+    """For kernels on this stream: the copy only queues there, as one from memory that is not pinned would wait for all before it."""
+    made = torch.tensor(pointers, dtype=torch.int64)
+    return made.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else made
 
 
 def aligned(tensors: Sequence[Tensor], side: int) -> bool:
