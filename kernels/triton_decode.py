@@ -16,7 +16,7 @@ from thinwire.kernels.finish import Finish, Out, Sgd
 from thinwire.kernels.program import Program
 from thinwire.kernels.triton_dct import cosines, inverse_2d, lines_of
 from thinwire.kernels.triton_finish import OUT, SGD, STEP, finish_pool_kernel, finish_stretch, finish_tiles
-from thinwire.kernels.triton_launch import Sheets, check_size, launch, payload_words, resident, sheets_of
+from thinwire.kernels.triton_launch import Residents, Sheets, check_size, launch, payload_words, sheets_of
 from thinwire.kernels.triton_quantise import decode_values
 from thinwire.kernels.triton_record import read_bits, read_codes, read_place, read_scale, read_upper, silent_rows
 from thinwire.kernels.triton_shape import Shape, shape_of
@@ -193,6 +193,9 @@ def decode_kernel(
         stretch += tl.num_programs(0)
 
 
+_RESIDENTS = Residents()
+
+
 def decode(program: Program, payloads: Sequence[Tensor], targets: Sequence[Tensor], finish: Finish, *, contributors: bool = False) -> None:
     """`thinwire.kernels.native.decode` for tensors on a GPU, the same bits; targets may also be float16, of several dtypes, with strides.
 
@@ -247,23 +250,34 @@ def _decode(
     device, table = words[0].device, found.layout
     parts = [part if part.dtype == dtype else None for part in found.tensors]
     stretches = -(-program.rows * program.chunk // (shape.lines * shape.chunk))
-    programs = min(stretches, resident(device)) if shape.sparse else stretches
+    constants = {
+        "S": shape, "members": len(words), "kind": terms.kind, "turn": terms.turn, "dtype": DTYPES[dtype], "even": found.even,
+        "together": all(payload.data_ptr() % 16 == 0 for payload in words),
+    }  # fmt: skip
+    noted = contributors and shape.sparse and len(words) > 1
+    key = (noted, terms.buffer is None, *constants.values())
+    programs = min(stretches, _RESIDENTS.on(device, key)) if shape.sparse else stretches
     lines = programs * shape.lines if shape.sparse else 0
     sums = torch.zeros(lines * shape.width, dtype=torch.float32, device=device)
-    noted = contributors and shape.sparse and len(words) > 1
     notes = torch.zeros(lines * shape.width, dtype=torch.int32, device=device) if noted else None
     spots = torch.empty(lines * shape.many * (len(words) + shape.group), dtype=torch.int16, device=device)
     pool = torch.empty(-(-table.pooled // program.chunk) * program.chunk, dtype=torch.float32, device=device)
     where = addresses([pool, *parts] if shape.side else parts, device)
     numbers = (terms.anchor, terms.buffer)
-    launch(
+    compiled = launch(
         decode_kernel, programs, addresses(words, device), where, table.starts, table.first, table.tiles, table.widths, cosines(device),
         pool, sums, notes, spots, *numbers, program.rows * program.chunk, table.numel, stretches, terms.lr, terms.keep, terms.mu,
-        S=shape, members=len(words), kind=terms.kind, turn=terms.turn, dtype=DTYPES[dtype], even=found.even,
-        together=all(payload.data_ptr() % 16 == 0 for payload in words), warps=shape.warps,
-        registers=128 if terms.kind == SGD.value else None,  # left alone it spills a few
+        warps=shape.warps, registers=_registers(shape, terms), **constants,
     )  # fmt: skip
+    _RESIDENTS.note(device, key, compiled)
     launch(
         finish_pool_kernel, -(-table.pooled // POOL), pool, addresses(parts, device), table.runs, table.first, table.pooled, *numbers,
         terms.lr, terms.keep, terms.mu, size=POOL, kind=terms.kind, turn=terms.turn, dtype=DTYPES[dtype],
     )  # fmt: skip
+
+
+def _registers(shape: Shape, terms: _Terms) -> int | None:
+    """A thread's at most. Large tiles take up to 128 by themselves, but do with 96 without spilling: then five programs fit, not four."""
+    if terms.kind == SGD.value:
+        return 128  # left alone it spills a few
+    return 96 if shape.side == 64 else None

@@ -31,7 +31,7 @@ GPU = {"elements": 2**28, "copied": 2**30, "repeats": 15, "kinds": 7, "many": 2*
 ROOM = 160  # bytes of the device's memory that a parameter may take, most of it the peers'
 
 
-def parsed() -> argparse.Namespace:
+def parsed(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.kernels.gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--results", type=Path, help=f"where the results are (default {RESULTS.relative_to(ROOT)}; of a part: nowhere)")
     parser.add_argument("--show", action="store_true", help="only print what the results file holds")
@@ -43,7 +43,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--elements", type=int, help="parameters of a call, a power of two (default 2^28, less where memory is short)")
     parser.add_argument("--only", default="", help="rows and codecs whose name contains this")
     parser.add_argument("--corrupt", action="store_true", help="flip a bit of what the kernels gave, to see that it is found")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 class Run:
@@ -123,9 +123,9 @@ def compare(run: Run, names: list[str]) -> None:
                 note(run, *found.next(timeout=run.left(SHARE)))
         except multiprocessing.TimeoutError:
             run.say("the time for comparing is up")
-    for name in ("int8", "dct-topk32-int8"):
+    for name in [one for one in ("int8", "dct-topk32-int8") if run.options.only in one]:
         fits = run.device == "cpu" or torch.cuda.mem_get_info()[0] > gpu_huge.NBYTES
-        if run.options.only not in name or run.late(SHARE) or not fits:
+        if run.late(SHARE) or not fits:
             run.equal["not checked"].append(f"{name}, huge")
         else:
             note(run, *gpu_huge.compare(name, run.device, run.sizes["huge"]))

@@ -1,4 +1,4 @@
-"""Whether the Triton kernels hold the bits of the C++ library, or of numpy where it was not built: payloads, residuals, sums, decoded bytes.
+"""Whether the Triton kernels hold the bits of the C++ library, or of numpy where it was not built: payloads, residuals, decoded bytes.
 
 Every codec is a job of its own, so that several processes compile and compare at a time. Rows of every kind of trouble with a residual
 held, then tensors of odd shapes in a shorter float with an anchor; many random rows, as only then kernel programs compete for the device.
@@ -136,9 +136,7 @@ def _odd(job: Job, codec: Codec, dtype: torch.dtype) -> Iterator[Result]:
     targets = [source.to(torch.bfloat16) for source in sources]
     yield from _decoded(job, kind, program, [found], targets, lambda _: Step(0.01, 0.9, sign=True))
     if job.codec in ("int8", "blockmax64-sign", "dct-topk32-int8"):
-        yield from _decoded(
-            job, kind, program, [found] * 3, targets, lambda anchor: Sgd(anchor, 0.7, 0.9, nesterov=True, buffer=anchor * 0.5)
-        )
+        yield from _decoded(job, kind, program, [found] * 3, targets, lambda flat: Sgd(flat, 0.7, 0.9, nesterov=True, buffer=flat * 0.5))
 
 
 def _many(job: Job, codec: Codec) -> Iterator[Result]:

@@ -46,9 +46,8 @@ def title(record: dict[str, Any]) -> str:
 def equality(record: dict[str, Any]) -> list[str]:
     """What was compared, and every difference."""
     told = record["equal"]
-    lines = [
-        f"bits: {told['compared']} results of {len(told['codecs'])} codecs compared with {record['judge']}, {len(told['differences'])} differ"
-    ]
+    compared = f"{told['compared']} results of {len(told['codecs'])} codecs compared with {record['judge']}"
+    lines = [f"bits: {compared}, {len(told['differences'])} differ"]
     lines += [f"DIFFERENT: {one}" for one in told["differences"]]
     if told["not checked"]:
         lines.append(f"not checked: {', '.join(told['not checked'])}")
