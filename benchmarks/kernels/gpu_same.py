@@ -28,7 +28,8 @@ OTHERS = [
     *("topk1-fp32", "topk7-int2", "topk2048-sign", "topk64-bf16", "topk31-vote", "topk4096-fp16", "blockmax256-int4", "blockmax128-vote"),
     *("dct32-topk16", "dct16-topk5-fp8", "dct8-blockmax16-int2", *MADE),
 ]
-NAMES = [*dict.fromkeys([*TABLE, *CODECS, *OTHERS])]
+_ONE_NAME = {MADE.get(name) or named(name): name for name in [*OTHERS, *CODECS, *TABLE]}  # some codecs have several
+NAMES = sorted(_ONE_NAME.values(), key=lambda name: "dct" not in name)  # tiles first: they compile longest
 KINDS = ("ties", "specials", "normal", "zeros", "sparse", "denormal", "wide")
 SPECIALS = (0.0, -0.0, 1.0, -1.0, 1e-45, -1e-39, 2.0**-126, 2.0**-101, 2.0**100, -(2.0**101), np.inf, -np.inf, np.nan, 65504.0, 1e6)
 ODD = ((), (65, 130), (131,), (0, 4), (8, 3, 5, 5), (64, 64), (127, 3))
