@@ -278,6 +278,8 @@ def _decode(
 
 def _registers(shape: Shape, terms: _Terms) -> int | None:
     """A thread's at most. Large tiles take up to 128 by themselves, but do with 96 without spilling: then five programs fit, not four."""
-    if terms.kind == SGD.value:
-        return 128  # left alone it spills a few
-    return 96 if shape.side == 64 else None
+    if terms.kind == SGD.value or (shape.sparse and shape.many > 1024):
+        return 128  # left alone it spills a few; so does below a dense one
+    if shape.sparse:
+        return 96 if shape.side == 64 else None
+    return 64

@@ -186,9 +186,17 @@ def encode(
     launch(
         encode_kernel, programs, where, table.starts, table.first, table.tiles, table.widths, cosines(device), anchors, held, *matrix,
         decay, None if gain == 1.0 else gain, S=shape, dtype=dtype, even=found.even, code=code, warps=shape.warps,
+        registers=_registers(shape, anchors),
     )  # fmt: skip
     del pools  # the launch has their addresses only
     return Encoded(payload, kept if state else None, stats.sum(0))
+
+
+def _registers(shape: Shape, anchors: Tensor | None) -> int | None:
+    """A thread's at most: large tiles do with 80, which triton 3.6 does not find by itself; with an anchor they would spill."""
+    if shape.side != 64:
+        return None
+    return 80 if anchors is None else 96
 
 
 def _where(

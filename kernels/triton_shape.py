@@ -153,7 +153,7 @@ class Shape:
     def warps(self) -> int:
         if self.side:
             return 4
-        return min(max(self.lines * self.width // 512, 1), 16)
+        return min(max(self.lines * self.width // 512, self.k // 256 if self.sparse else 1, 1), 16)
 
 
 def words(bits: int) -> int:

@@ -2,7 +2,7 @@
 
 Without tiles the matrix is the tensors end to end: a kernel program goes over the tensors that its stretch meets, mostly one. With tiles of
 side s every row is one s x s square of one sheet, read and written in place; what lies in no tile (the pool) is copied to and from a
-buffer of its own by two small kernels, and is then a sheet like the others. Addresses are int64, distances within a program int32.
+buffer of its own by two small kernels, and is then a sheet like the others. Addresses and the distances of a tile's lines are int64.
 """
 
 from collections.abc import Sequence
@@ -206,7 +206,7 @@ def tile_lines(width, far: tl.constexpr, first: tl.constexpr, count: tl.constexp
     line = first + tl.arange(0, count)
     if far:
         line = side - 1 - line
-    return line[None, :, None] * width.to(tl.int32)[:, None, None] + place(side)[None, None, :]
+    return line[None, :, None].to(tl.int64) * width[:, None, None] + place(side)[None, None, :]
 
 
 @triton.jit
