@@ -294,7 +294,7 @@ double encode_some(const TwEncode &job, const Row &row, float *x, Work &work) {
 
 namespace TW_NAMESPACE {
 
-void encode(const TwEncode &job, int64_t begin, int64_t end) {
+void encode_rows(const TwEncode &job, int64_t begin, int64_t end) {
     const tw_program &p = job.program;
     Work work;
     Behind behind;
@@ -325,6 +325,15 @@ void encode(const TwEncode &job, int64_t begin, int64_t end) {
         if (!later) put_away(behind, row.n), behind = {};
     }
     fence();
+}
+
+void encode_dense(const TwEncode &job, int64_t begin, int64_t end);
+
+void encode(const TwEncode &job, int64_t begin, int64_t end) {
+    const tw_program &p = job.program;
+    const bool plain = p.select == S_ALL && !p.side && job.payload && !job.kept && !job.anchor && job.gain == 1 && (!job.held || job.decay == 0);
+    const bool known = !p.seed && (p.value == V_INT8 || p.value == V_INT4 || p.value == V_INT2 || p.value == V_FP8 || p.value == V_FP4);
+    plain && known ? encode_dense(job, begin, end) : encode_rows(job, begin, end);
 }
 
 }  // namespace TW_NAMESPACE
