@@ -332,7 +332,7 @@ void encode_dense(const TwEncode &job, int64_t begin, int64_t end);
 void encode(const TwEncode &job, int64_t begin, int64_t end) {
     const tw_program &p = job.program;
     const bool plain = p.select == S_ALL && !p.side && job.payload && !job.kept && !job.anchor && job.gain == 1 && (!job.held || job.decay == 0);
-    const bool known = !p.seed && (p.value == V_INT8 || p.value == V_INT4 || p.value == V_INT2 || p.value == V_FP8 || p.value == V_FP4);
+    const bool known = p.value >= V_INT8 && p.value != V_VOTE;
     plain && known ? encode_dense(job, begin, end) : encode_rows(job, begin, end);
 }
 
