@@ -4,35 +4,43 @@
 
 namespace {
 
-// Numbers below 2^-126 count as zero: the processor sees to it, and is not slowed down by them. Arithmetic belongs into functions of its own,
-// which are not inlined to where one of these begins or ends.
-template <bool flush> struct Denormals {
+// Numbers below 2^-126 count as zero (or no longer do): the processor sees to it, and is not slowed down by them. Arithmetic belongs into
+// functions of its own, which are not inlined to where one of these begins or ends.
+struct Denormals {
 #if defined(__SSE2__)
     unsigned before = _mm_getcsr();
-    Denormals() { _mm_setcsr(flush ? before | 0x8040 : before & ~0x8040u); }
+    explicit Denormals(bool flush) { _mm_setcsr(flush ? before | 0x8040 : before & ~0x8040u); }
     ~Denormals() { _mm_setcsr(before); }
 #else
-    Denormals() {}
+    explicit Denormals(bool) {}
 #endif
 };
 
-// The numbers of such a function where no processor does that.
-TW_INLINE F without_denormals(F v) {
+// v where that is on; `flushed` also where only its bits are looked at.
+TW_INLINE F usable(F v) {
 #if defined(__SSE2__)
     return v;
 #else
     return sendable(v);
 #endif
 }
+TW_INLINE F flushed(F v) {
+#if defined(__SSE2__)
+    return v + 0.0f;
+#else
+    return sendable(v);
+#endif
+}
 
-// Memory that is wanted soon: some lines with every 64 numbers, so that it works while the processor does. `step` bytes at a time of one
-// stream and of another.
+// Memory that is wanted soon, of up to three streams: some lines with every 64 numbers of a sweep, so that it works while the processor does.
 struct Soon {
-    const char *at, *other;
-    int64_t step, other_step;
+    const char *at[3];
+    int64_t step[3];  // bytes at a time, 128 at most
+    int many = 0;
+
+    void add(const void *from, int64_t step_) { at[many] = (const char *)from, step[many++] = step_; }
     TW_INLINE void some() {
-        prefetch(at), prefetch(at + 64), at += step;
-        if (other) prefetch(other), prefetch(other + 64), other += other_step;
+        for (int i = 0; i < many; i++) prefetch(at[i]), prefetch(at[i] + 64), at[i] += step[i];
     }
 };
 
@@ -72,26 +80,48 @@ TW_INLINE F largest_magnitude(F m, F v) {  // m where v is NaN, which the square
 #endif
 }
 
+// Four sums each, which need not wait for each other.
+struct Tally {
+    F most[4] = {}, squares[4] = {};
+    TW_INLINE void add(int i, F v) {
+        most[i % 4] = largest_magnitude(most[i % 4], v);
+        squares[i % 4] = fused(v, v, squares[i % 4]);
+    }
+    Survey survey() const {
+        const I m = larger(larger(bits(most[0]), bits(most[1])), larger(bits(most[2]), bits(most[3])));
+        return {float_of((uint32_t)largest_lane(m)), total((squares[0] + squares[1]) + (squares[2] + squares[3]))};
+    }
+};
+
 __attribute__((noinline)) inline Survey survey(const float *x, int64_t n, Soon &soon_) {
     Soon soon = soon_;  // in registers
-    F most[4] = {}, squares[4] = {};
+    Tally tally;
     each_group(x, n, [&](const float *v, int64_t, int) {
         soon.some();
 #pragma GCC unroll 16
-        for (int i = 0; i < VECTORS; i++) {
-            const F w = load(v + i * WIDTH);
-            most[i % 4] = largest_magnitude(most[i % 4], w);
-            squares[i % 4] = fused(w, w, squares[i % 4]);
-        }
+        for (int i = 0; i < VECTORS; i++) tally.add(i, load(v + i * WIDTH));
     });
     soon_ = soon;
-    const I m = larger(larger(bits(most[0]), bits(most[1])), larger(bits(most[2]), bits(most[3])));
-    return {float_of((uint32_t)largest_lane(m)), total((squares[0] + squares[1]) + (squares[2] + squares[3]))};
+    return tally.survey();
 }
 
 // -- the second ----------------------------------------------------------------------------------------------------------------
 
-template <class C> __attribute__((noinline)) void code_dense(const C &coder_, const float *x, int64_t n, uint8_t *out, int64_t room, Soon &soon_) {
+// Where codes go: `room` bytes from `out` on, of which the last may be padding.
+struct Codes {
+    uint8_t *out;
+    int64_t room;
+
+    template <class C, class Put> TW_INLINE void put(const I *code, int64_t at, int many, Put put_) const {
+        uint8_t *to = out + at * C::bits / 8;
+        if (many == GROUP) return put_(code, to);
+        alignas(64) uint8_t last[GROUP * C::bits / 8];
+        put_(code, last);
+        std::memcpy(to, last, (size_t)(out + room - to));
+    }
+};
+
+template <class C> __attribute__((noinline)) void code_dense(const C &coder_, const float *x, int64_t n, Codes to, Soon &soon_) {
     const C coder = coder_;
     Soon soon = soon_;
     each_group(x, n, [&](const float *from, int64_t at, int many) {
@@ -101,13 +131,26 @@ template <class C> __attribute__((noinline)) void code_dense(const C &coder_, co
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) v[i] = load(from + i * WIDTH);
         coder.codes(v, at, code, sent);
-        uint8_t *to = out + at * C::bits / 8;
-        if (many == GROUP) return C::put(code, to);
-        uint8_t last[GROUP * C::bits / 8];
-        C::put(code, last);
-        std::memcpy(to, last, (size_t)(out + room - to));
+        to.template put<C>(code, at, many, [](const I *c, uint8_t *p) { C::put(c, p); });
     });
     soon_ = soon;
+}
+
+// Codes that need no scale: both sweeps in one.
+template <class C, bool past_caches> __attribute__((noinline)) Survey cast_dense(const float *x, int64_t n, Codes to, Soon &soon_) {
+    Soon soon = soon_;
+    Tally tally;
+    each_group(x, n, [&](const float *from, int64_t at, int many) {
+        soon.some(), soon.some();
+        F v[VECTORS], sent[VECTORS];
+        I code[VECTORS];
+#pragma GCC unroll 16
+        for (int i = 0; i < VECTORS; i++) v[i] = flushed(load(from + i * WIDTH)), tally.add(i, v[i]);
+        C().codes(v, at, code, sent);
+        to.template put<C>(code, at, many, [](const I *c, uint8_t *p) { C::template put<past_caches>(c, p); });
+    });
+    soon_ = soon;
+    return tally.survey();
 }
 
 // -- signs: both sweeps in one -------------------------------------------------------------------------------------------------
@@ -142,8 +185,8 @@ __attribute__((noinline)) inline Survey sign_dense(const float *x, int64_t n, fl
         F m[8];
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
-            if (j % (64 / WIDTH / 2) == 0) soon.some();
-            const F v = without_denormals(load(x + j * eighth + at));
+            if (j % (VECTORS / 2) == 0) soon.some();
+            const F v = usable(load(x + j * eighth + at));
             const uint32_t minus = minus_bits(v);
             uint8_t *to = out + (j * eighth + at) / 8;
             if (WIDTH == 4) *to = (uint8_t)(at % 8 ? *to | minus << 4 : minus);

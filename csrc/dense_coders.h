@@ -90,7 +90,7 @@ TW_INLINE void noise(int64_t place, uint32_t seed, F *parts) {
 // Down, or up where what is lost exceeds the noise.
 template <int bits_> struct DenseStochastic : DenseInt<bits_> {
     uint32_t seed;
-    DenseStochastic(const Quotient &quotient, uint32_t seed) : DenseInt<bits_>{quotient}, seed(seed) {}
+    DenseStochastic(float scale, uint32_t seed_) : DenseInt<bits_>{Quotient(scale)}, seed(seed_) {}
     static TW_INLINE I up_or_down(F v, F y, F noise) {
 #if defined(__AVX512F__)
         y = (F)_mm512_maskz_mov_ps(_mm512_test_epi32_mask((__m512i)v, _mm512_set1_epi32(0x7F800000)), (__m512)y);  // v is no denormal
@@ -152,6 +152,29 @@ template <int bits_, int MANTISSA, int SMALLEST_EXPONENT> struct DenseMinifloat 
             store_codes_of<bits>(zero_where(q, SIZE + 1), out + i * WIDTH * bits / 8);  // -0 is never sent
         }
     }
+};
+
+// What stays a float. `v` without denormals: -0 is never sent.
+struct DenseFloat {
+    static constexpr int bits = 32;
+    TW_INLINE void codes(const F *v, int64_t, I *code, F *sent) const {
+        for (int i = 0; i < VECTORS; i++) code[i] = ::bits(v[i]), sent[i] = v[i];
+    }
+    template <bool past_caches> static TW_INLINE void put(const I *code, uint8_t *out) {
+        for (int i = 0; i < VECTORS; i++) past_caches ? stream((float *)out + i * WIDTH, floats(code[i])) : store((float *)out + i * WIDTH, floats(code[i]));
+    }
+};
+
+// Of fp16 only what is at most 65504.
+template <bool brain> struct DenseHalf {
+    static constexpr int bits = 16;
+    TW_INLINE void codes(const F *v, int64_t, I *code, F *sent) const {
+        for (int i = 0; i < VECTORS; i++) {
+            code[i] = brain ? to_bf16(v[i]) : to_fp16(v[i]);
+            sent[i] = brain ? from_bf16(code[i]) : from_fp16(code[i]);
+        }
+    }
+    template <bool past_caches> static TW_INLINE void put(const I *code, uint8_t *out) { store_words<past_caches>(code, out); }
 };
 
 }  // namespace

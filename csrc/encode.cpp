@@ -4,6 +4,7 @@
 #include "record.h"
 #include "select.h"
 #include "tile.h"
+#include "widen.h"
 
 namespace {
 
@@ -56,22 +57,6 @@ struct Row {
 };
 
 // -- the source ----------------------------------------------------------------------------------------------------------------
-
-// WIDTH numbers of a source of any dtype, widened exactly.
-template <int dtype> TW_INLINE F load_source(const char *from) {
-    if (dtype == TW_FLOAT32) return load((const float *)from);
-    I code;
-#if defined(__AVX512F__)
-    code = (I)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
-#elif defined(__AVX2__)
-    code = (I)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
-#else
-    uint16_t half[WIDTH];
-    std::memcpy(half, from, sizeof half);
-    for (int j = 0; j < WIDTH; j++) code[j] = half[j];
-#endif
-    return dtype == TW_BFLOAT16 ? from_bf16(code) : from_fp16(code);
-}
 
 // Numbers on their way in: what cannot be sent becomes zero, what is not finite is counted, squares are added up.
 struct Intake {
@@ -331,9 +316,8 @@ void encode_dense(const TwEncode &job, int64_t begin, int64_t end);
 
 void encode(const TwEncode &job, int64_t begin, int64_t end) {
     const tw_program &p = job.program;
-    const bool plain = p.select == S_ALL && !p.side && job.payload && !job.kept && !job.anchor && job.gain == 1 && (!job.held || job.decay == 0);
-    const bool known = p.value >= V_INT8 && p.value != V_VOTE;
-    plain && known ? encode_dense(job, begin, end) : encode_rows(job, begin, end);
+    const bool dense = p.select == S_ALL && !p.side && job.payload && p.value != V_VOTE;
+    dense ? encode_dense(job, begin, end) : encode_rows(job, begin, end);
 }
 
 }  // namespace TW_NAMESPACE

@@ -90,20 +90,24 @@ template <int bits> TW_INLINE void store_codes_of(Q q, uint8_t *out) {
 }
 
 // 64 codes of 16 bits, each in a vector of 0 to 65535.
-TW_INLINE void store_words(const I *code, uint8_t *out) {
-    for (int i = 0; i < VECTORS; i++) {
+template <bool past_caches> TW_INLINE void store_words(const I *code, uint8_t *out) {
+#if defined(__AVX2__)
+    for (int i = 0; i < VECTORS; i += 2) {
 #if defined(__AVX512F__)
-        _mm256_storeu_si256((__m256i *)out + i, _mm512_cvtepi32_epi16((__m512i)code[i]));
-#elif defined(__AVX2__)
-        if (i % 2 == 0)
-            _mm256_storeu_si256((__m256i *)out + i / 2,
-                                _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)code[i], (__m256i)code[i + 1]), 0xD8));
+        const F both = (F)_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi32((__m512i)code[i], (__m512i)code[i + 1]));
 #else
+        const F both = (F)_mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)code[i], (__m256i)code[i + 1]), 0xD8);
+#endif
+        float *to = (float *)out + i / 2 * WIDTH;
+        past_caches ? stream(to, both) : store(to, both);
+    }
+#else
+    for (int i = 0; i < VECTORS; i++) {
         uint16_t half[WIDTH];
         for (int j = 0; j < WIDTH; j++) half[j] = (uint16_t)code[i][j];
         std::memcpy(out + 2 * WIDTH * i, half, sizeof half);
-#endif
     }
+#endif
 }
 
 }  // namespace
