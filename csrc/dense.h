@@ -1,4 +1,4 @@
-// A row where every number is sent: one sweep for its scale, one for its codes, both in the first cache, while the next row is on its way.
+// A row where every number is sent: one sweep for its scale, one for its codes, both in the first cache.
 #pragma once
 #include "dense_coders.h"
 
@@ -31,18 +31,6 @@ TW_INLINE F flushed(F v) {
     return sendable(v);
 #endif
 }
-
-// Memory that is wanted soon, of up to three streams: some lines with every 64 numbers of a sweep, so that it works while the processor does.
-struct Soon {
-    const char *at[3];
-    int64_t step[3];  // bytes at a time, 128 at most
-    int many = 0;
-
-    void add(const void *from, int64_t step_) { at[many] = (const char *)from, step[many++] = step_; }
-    TW_INLINE void some() {
-        for (int i = 0; i < many; i++) prefetch(at[i]), prefetch(at[i] + 64), at[i] += step[i];
-    }
-};
 
 // body(numbers, place, count) for every 64 of n numbers; the last ones as a copy, with zeros behind them.
 template <class Body> TW_INLINE void each_group(const float *x, int64_t n, Body body) {
@@ -93,15 +81,12 @@ struct Tally {
     }
 };
 
-__attribute__((noinline)) inline Survey survey(const float *x, int64_t n, Soon &soon_) {
-    Soon soon = soon_;  // in registers
+__attribute__((noinline)) inline Survey survey(const float *x, int64_t n) {
     Tally tally;
     each_group(x, n, [&](const float *v, int64_t, int) {
-        soon.some();
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) tally.add(i, load(v + i * WIDTH));
     });
-    soon_ = soon;
     return tally.survey();
 }
 
@@ -121,11 +106,9 @@ struct Codes {
     }
 };
 
-template <class C> __attribute__((noinline)) void code_dense(const C &coder_, const float *x, int64_t n, Codes to, Soon &soon_) {
+template <class C> __attribute__((noinline)) void code_dense(const C &coder_, const float *x, int64_t n, Codes to) {
     const C coder = coder_;
-    Soon soon = soon_;
     each_group(x, n, [&](const float *from, int64_t at, int many) {
-        soon.some();
         F v[VECTORS], sent[VECTORS];
         I code[VECTORS];
 #pragma GCC unroll 16
@@ -133,15 +116,12 @@ template <class C> __attribute__((noinline)) void code_dense(const C &coder_, co
         coder.codes(v, at, code, sent);
         to.template put<C>(code, at, many, [](const I *c, uint8_t *p) { C::put(c, p); });
     });
-    soon_ = soon;
 }
 
 // Codes that need no scale: both sweeps in one.
-template <class C, bool past_caches> __attribute__((noinline)) Survey cast_dense(const float *x, int64_t n, Codes to, Soon &soon_) {
-    Soon soon = soon_;
+template <class C, bool past_caches> __attribute__((noinline)) Survey cast_dense(const float *x, int64_t n, Codes to) {
     Tally tally;
     each_group(x, n, [&](const float *from, int64_t at, int many) {
-        soon.some(), soon.some();
         F v[VECTORS], sent[VECTORS];
         I code[VECTORS];
 #pragma GCC unroll 16
@@ -149,7 +129,6 @@ template <class C, bool past_caches> __attribute__((noinline)) Survey cast_dense
         C().codes(v, at, code, sent);
         to.template put<C>(code, at, many, [](const I *c, uint8_t *p) { C::template put<past_caches>(c, p); });
     });
-    soon_ = soon;
     return tally.survey();
 }
 
@@ -177,26 +156,26 @@ inline float halving_sum(float *part, int64_t n) {
     return part[0];
 }
 
-__attribute__((noinline)) inline Survey sign_dense(const float *x, int64_t n, float *part, uint8_t *out, Soon &soon_) {
-    Soon soon = soon_;
-    const int64_t eighth = n / 8;
+__attribute__((noinline)) inline Survey sign_dense(const float *x, int64_t n, float *part, uint8_t *out) {
     F squares[4] = {};
+    for (int64_t at = 0; at < n; at += GROUP) {  // in order: so the processor foresees what is read
+#pragma GCC unroll 16
+        for (int i = 0; i < VECTORS; i++) {
+            const F v = usable(load(x + at + i * WIDTH));
+            const uint32_t minus = minus_bits(v);
+            uint8_t *to = out + (at + i * WIDTH) / 8;
+            if (WIDTH == 4) *to = (uint8_t)(i % 2 ? *to | minus << 4 : minus);
+            else std::memcpy(to, &minus, WIDTH / 8);
+            squares[i % 4] = fused(v, v, squares[i % 4]);
+        }
+    }
+    const int64_t eighth = n / 8;
     for (int64_t at = 0; at < eighth; at += WIDTH) {
         F m[8];
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) {
-            if (j % (VECTORS / 2) == 0) soon.some();
-            const F v = usable(load(x + j * eighth + at));
-            const uint32_t minus = minus_bits(v);
-            uint8_t *to = out + (j * eighth + at) / 8;
-            if (WIDTH == 4) *to = (uint8_t)(at % 8 ? *to | minus << 4 : minus);
-            else std::memcpy(to, &minus, WIDTH / 8);
-            squares[j % 4] = fused(v, v, squares[j % 4]);
-            m[j] = abs_of(v);
-        }
+        for (int j = 0; j < 8; j++) m[j] = abs_of(usable(load(x + j * eighth + at)));
         store(part + at, ((m[0] + m[4]) + (m[2] + m[6])) + ((m[1] + m[5]) + (m[3] + m[7])));
     }
-    soon_ = soon;
     return {halving_sum(part, eighth) / (float)n, total((squares[0] + squares[1]) + (squares[2] + squares[3]))};
 }
 

@@ -6,8 +6,8 @@
 
 namespace {
 
-constexpr int64_t FURTHER = 2048;  // bytes: what is asked for goes to the second cache, as the first waits for few lines at a time
-constexpr int TOGETHER = 8;  // members: more streams than this are not foreseen by the processor
+constexpr int64_t FURTHER = 2048;  // bytes: of several streams the processor does not foresee enough
+constexpr int TOGETHER = 8;  // members: the processor foresees few streams at a time
 
 struct Members {
     const uint8_t *in[TOGETHER];
@@ -43,7 +43,7 @@ template <class R, int MANY, bool power> __attribute__((noinline)) void add_memb
     for (; at + GROUP <= n; at += GROUP) {
         const auto soon = [&](int m) {
             const uint8_t *const next = members.in[m] + at * R::bits / 8 + FURTHER;
-            for (int64_t line = 0; line < GROUP * R::bits / 8; line += 64) __builtin_prefetch(next + line, 0, 2);
+            for (int64_t line = 0; many > 1 && line < GROUP * R::bits / 8; line += 64) __builtin_prefetch(next + line, 0, 2);
             return members.in[m];
         };
         group(soon, mean.before ? mean.before + at : nullptr, at * R::bits / 8, sum);
@@ -92,6 +92,8 @@ void mean_of_row(const TwDecode &job, int64_t row, int64_t first, int64_t n, boo
             if (p.value == V_VOTE && !p.scale && looks_silent(p, values, (const int32_t *)nullptr)) scale = 0;
             if (p.value == V_VOTE && p.scale) scale = scale == 0 ? 0 : 1;
             some.in[j] = values + first * value_bits(p.value) / 8;
+            const int64_t nbytes = n * value_bits(p.value) / 8;
+            if (job.members == 1) foresee(some.in[j] + nbytes, nbytes);
         }
         const bool last = m + TOGETHER >= job.members;
         add_values(p.value, some, {m ? sum : nullptr, last ? out : sum, last ? (float)job.members : 1.0f, last && past_caches}, n);

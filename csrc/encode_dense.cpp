@@ -33,7 +33,6 @@ struct DenseRow {
     const TwEncode &job;
     int64_t number, piece, n;
     const float *x;
-    Soon soon = {};
     Survey found = {};
 
     uint8_t *record() const { return job.payload + number * job.program.record; }
@@ -43,7 +42,7 @@ struct DenseRow {
         const int64_t before = piece * TW_PIECE * C::bits / 8;
         const Codes to = {record() + before, job.program.record - before};
         const bool past_caches = job.program.rows * job.program.record >= MUCH && aligned(to.out) && n % GROUP == 0;
-        found = past_caches ? cast_dense<C, true>(x, n, to, soon) : cast_dense<C, false>(x, n, to, soon);
+        found = past_caches ? cast_dense<C, true>(x, n, to) : cast_dense<C, false>(x, n, to);
         return finite();
     }
 
@@ -56,13 +55,13 @@ struct DenseRow {
 
     bool signs(float *part) {
         if (!has_sign_sweep(n)) return false;
-        found = sign_dense(x, n, part, record() + 4, soon);
+        found = sign_dense(x, n, part, record() + 4);
         if (finite()) scale(bits_of(found.measure) < ZERO_BLOCK ? 0 : round_up16(found.measure));
         return finite();
     }
 
     template <class C> bool code(const C &coder) {
-        code_dense(coder, x, n, {record() + 4, job.program.record - 4}, soon);
+        code_dense(coder, x, n, {record() + 4, job.program.record - 4});
         return true;
     }
 
@@ -76,7 +75,7 @@ struct DenseRow {
 
     bool scaled() {
         const int64_t value = job.program.value;
-        found = survey(x, n, soon);
+        found = survey(x, n);
         if (!finite()) return false;
         const float largest = found.measure, s = bits_of(largest) < ZERO_BLOCK ? 0 : round_up16(largest / value_most(value));
         if (!scale(s)) return true;
@@ -116,13 +115,13 @@ void encode_dense(const TwEncode &job, int64_t begin, int64_t end) {
         const int64_t n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
         DenseRow row = {job, number, piece, n, job.anchor ? nullptr : rows.at(start, n)};
         if (row.x) {
-            row.soon.add(row.x + n, 128);
+            foresee(row.x + n, 4 * n);
         } else {
             Denormals kept(false);  // of a difference
             row.x = wide;
             const char *behind = widen(*job.layout, job.anchor, start, n, wide);
-            if (behind) row.soon.add(behind, job.layout->dtype == TW_FLOAT32 ? 128 : 64);
-            if (job.anchor) row.soon.add(job.anchor + start + n, 128);
+            if (behind) foresee(behind, 4 * n);
+            if (job.anchor) foresee(job.anchor + start + n, 4 * n);
         }
         double *stats = job.stats + 3 * unit;
         stats[0] = stats[2] = 0;

@@ -1,4 +1,4 @@
-// 64 codes of a dense row from vectors to bytes, in registers: one code a byte first, then as many to a byte as fit.
+// What dense rows are made of: 64 codes from vectors to bytes, in registers: one code a byte first, then as many to a byte as fit.
 #pragma once
 #include "simd.h"
 
@@ -9,6 +9,13 @@ constexpr int VECTORS = GROUP / WIDTH;  // vectors of them
 
 typedef uint8_t Q __attribute__((vector_size(4 * WIDTH), may_alias));  // the codes of four vectors, a byte each
 typedef uint16_t Q2 __attribute__((vector_size(4 * WIDTH), may_alias));
+
+// Of `nbytes` that will be read in order soon: the processor foresees them by itself, but for the first lines of a page.
+inline void foresee(const void *from, int64_t nbytes) {
+    constexpr uintptr_t PAGE = 4096, LINES = 4;
+    for (uintptr_t page = ((uintptr_t)from + PAGE - 1) / PAGE * PAGE; page < (uintptr_t)from + (uintptr_t)nbytes; page += PAGE)
+        for (uintptr_t line = 0; line < LINES; line++) prefetch((const void *)(page + 64 * line));
+}
 
 // The nearest integer, half to even.
 TW_INLINE I to_int(F v) {
