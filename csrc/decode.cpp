@@ -1,6 +1,7 @@
 // One row after another: records of all members -> sum in member order -> divide -> inverse basis -> finish; memory is read and written once.
 #include <cmath>
 
+#include "dense_mean.h"
 #include "jobs.h"
 #include "quantise.h"
 #include "record.h"
@@ -126,53 +127,6 @@ float add_some(const TwDecode &job, int64_t row, Work &work) {
         count[at] = 0;
     }
     return 1;
-}
-
-// A dense row of int8 from all members at once: nothing but the sum is written.
-void add_int8(const TwDecode &job, int64_t row, int64_t n, float *sum) {
-    const tw_program &p = job.program;
-    std::memset(sum, 0, (size_t)(4 * n));
-    for (int64_t m = 0; m < job.members; m += 4) {
-        const int64_t many = std::min<int64_t>(4, job.members - m);
-        const uint8_t *codes[4];
-        F scale[4];
-        for (int64_t j = 0; j < 4; j++) {
-            const uint8_t *record = job.payloads[m + (j < many ? j : 0)] + row * p.record;
-            float s;
-            std::memcpy(&s, record, 4);
-            scale[j] = all(j < many ? s : 0.0f), codes[j] = record + 4;
-        }
-        for (int64_t i = 0; i < n; i += WIDTH) {
-            F total = load(sum + i);
-            for (int j = 0; j < 4; j++) {
-                if (i % 64 == 0) prefetch(codes[j] + i + 1024);
-                total += to_float((I)((U)load_codes(codes[j] + i) << 24) >> 24) * scale[j];
-            }
-            store(sum + i, total);
-        }
-    }
-}
-
-void add_all(const TwDecode &job, int64_t row, int64_t piece, int64_t n, Work &work) {
-    const tw_program &p = job.program;
-    const bool at_once = p.value == V_INT8 && job.members > 1 && n % 16 == 0;
-    if (at_once) add_int8(job, row, n, work.sum);
-    for (int64_t m = at_once ? job.members : 0; m < job.members; m++) {
-        const Record r = open_record<false>(p, job.payloads[m] + row * p.record, work);
-        const bool silent = p.value == V_VOTE && is_silent(p, r.scale, r.values, nullptr);
-        const uint8_t *values = r.values + piece * TW_PIECE * value_bits(p.value) / 8;
-        float *to = m ? work.scratch : work.sum;
-        read_values(p, values, p.value == V_VOTE ? 1.0f : r.scale, n, work.codes, to);
-        if (silent) std::memset(to, 0, (size_t)(4 * n));
-        if (m)
-            for (int64_t i = 0; i < n; i += WIDTH) store(work.sum + i, load(work.sum + i) + load(to + i));
-    }
-    const float members = (float)job.members;
-    if (!is_power_of_two(job.members)) {
-        for (int64_t i = 0; i < n; i += WIDTH) store(work.sum + i, load(work.sum + i) / members);
-    } else if (job.members > 1) {  // the same bits: a power of two
-        for (int64_t i = 0; i < n; i += WIDTH) store(work.sum + i, load(work.sum + i) * (1 / members));
-    }
 }
 
 // sign(u) * lr for lr >= 0: lr with the sign of u, and 0 for 0.
@@ -309,6 +263,9 @@ void put_out(const TwDecode &job, int64_t start, int64_t n, const float *u) {
     });
 }
 
+// Where n numbers of the pool lie in `outs`, if they lie in one piece, which every span of whole tensors does.
+float *one_run(const TwLayout &layout, int64_t start, int64_t n, float *outs) { return start + n <= layout.pooled ? outs + start : nullptr; }
+
 void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
     if (job.finish.kind == TW_OUT) return put_out(job, start, n, u);
     if (job.layout->dtype == TW_BFLOAT16) return finish_as<BFloat16>(job, start, n, u);
@@ -407,9 +364,10 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
         const int64_t row = unit / job.units.pieces, piece = unit % job.units.pieces;
         const int64_t start = row * p.chunk + piece * TW_PIECE, n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
         const float *u = work.sum;
-        float factor = 1;
-        if (p.index == X_NONE) add_all(job, row, piece, n, work);
-        else factor = add_some(job, row, work);
+        float *const out = p.index == X_NONE && !p.side && job.finish.kind == TW_OUT ? one_run(*job.layout, start, n, job.finish.anchor) : nullptr;
+        if (p.index == X_NONE) mean_of_row(job, row, piece * TW_PIECE, n, out && aligned(out), work.sum, out ? out : work.sum);
+        const float factor = p.index == X_NONE ? 1 : add_some(job, row, work);
+        if (out) continue;
         if (p.side) {
             Ahead ahead = tile_ahead(*job.layout, row + 2, work.sum);
             StoreAt<false> emit = {work.scratch};  // where it reads: fewer lines in the first cache

@@ -105,7 +105,7 @@ double encode_some(const TwEncode &job, const Row &row, float *x, Work &work) {
 
 namespace TW_NAMESPACE {
 
-void encode(const TwEncode &job, int64_t begin, int64_t end) {
+void encode_rows(const TwEncode &job, int64_t begin, int64_t end) {
     const tw_program &p = job.program;
     Work work;
     Behind behind;
@@ -134,6 +134,14 @@ void encode(const TwEncode &job, int64_t begin, int64_t end) {
         behind = {};
     }
     fence();
+}
+
+void encode_dense(const TwEncode &job, int64_t begin, int64_t end);
+
+void encode(const TwEncode &job, int64_t begin, int64_t end) {
+    const tw_program &p = job.program;
+    const bool dense = p.select == S_ALL && !p.side && job.payload && p.value != V_VOTE;
+    dense ? encode_dense(job, begin, end) : encode_rows(job, begin, end);
 }
 
 }  // namespace TW_NAMESPACE

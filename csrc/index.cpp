@@ -64,6 +64,35 @@ bool unpack_rice(const uint8_t *in, int64_t nbytes, int64_t k, int64_t chunk, in
     return bit % 8 == 0 || in[nbytes - 1] >> (bit % 8) == 0;
 }
 
+constexpr int64_t ABREAST = 3;  // rows: where a number begins is known only when the one before is read
+
+// As many rows at once, `stride` bytes apart, of which `stride` (8 or more) bytes and 8 more may be read. Bit r: whether row r is sound beyond
+// doubt; others are to be read again.
+unsigned unpack_rice_abreast(const uint8_t *in, int64_t stride, const int64_t *sizes, int64_t k, int64_t chunk, int b, uint16_t *index) {
+    int64_t bit[ABREAST] = {}, bits[ABREAST], next[ABREAST] = {};
+    int64_t doubt[ABREAST] = {};  // below 0
+    for (int64_t r = 0; r < ABREAST; r++) bits[r] = 8 * sizes[r];
+    const uint64_t mask = (1ull << b) - 1;
+    for (int64_t i = 0; i < k; i++)
+#pragma GCC unroll 3
+        for (int64_t r = 0; r < ABREAST; r++) {
+            const uint64_t word = load64(in + r * stride + bit[r] / 8) >> (bit[r] % 8);  // 57 bits of it count
+            const int ones = __builtin_ctzll(~word | 1ull << 63);
+            const int64_t at = next[r] + ((int64_t)ones << b) + (int64_t)(word >> ones >> 1 & mask);
+            const int64_t end = bit[r] + ones + 1 + b;
+            doubt[r] |= (56 - b - ones) | (bits[r] - end) | (chunk - 1 - at);
+            bit[r] = end < bits[r] ? end : bits[r];
+            next[r] = at + 1;
+            index[r * k + i] = (uint16_t)at;
+        }
+    unsigned sound = 0;
+    for (int64_t r = 0; r < ABREAST; r++) {
+        const bool ends = (bit[r] + 7) / 8 == sizes[r] && (bit[r] % 8 == 0 || in[r * stride + sizes[r] - 1] >> (bit[r] % 8) == 0);
+        sound |= (unsigned)(ends && doubt[r] >= 0) << r;
+    }
+    return sound;
+}
+
 }  // namespace
 
 namespace TW_NAMESPACE {
@@ -86,12 +115,17 @@ int64_t index_unpack(const uint8_t *in, int64_t rows, int64_t k, int64_t chunk, 
     alignas(64) uint8_t field[FIELD_ROOM];
     const int64_t nbytes = tw_index_nbytes(k, chunk, coding, rice);
     int64_t bad = -1;
+    unsigned sound_ahead = 0;  // of rows from this one on, bit by bit
     for (int64_t row = 0; row < rows; row++) {
+        if (coding == TW_RICE && row % ABREAST == 0)
+            sound_ahead = row + ABREAST < rows && stride >= 8
+                              ? unpack_rice_abreast(in + row * stride, stride, sizes + row, k, chunk, rice, index + row * k)
+                              : 0;
         const uint8_t *from = in + row * stride;
         uint16_t *to = index + row * k;
         bool sound;
         if (coding == TW_RICE) {
-            sound = unpack_rice(from, sizes[row], k, chunk, rice, to);
+            sound = sound_ahead >> row % ABREAST & 1 || unpack_rice(from, sizes[row], k, chunk, rice, to);
         } else {
             sound = unpack_index<true>(from, nbytes, k, chunk, 0, record_coding(coding), field, part, places);
             for (int64_t i = 0; i < k; i++) to[i] = (uint16_t)places[i];

@@ -1,27 +1,11 @@
 // Numbers of a source on their way in, of any dtype, alone or as anchor - source.
 #pragma once
 #include "jobs.h"
-#include "quantise.h"
+#include "widen.h"
 
 namespace {
 
 constexpr int64_t AHEAD = 2048;  // bytes: the best of 512 to 8192; the processor by itself does not look beyond a page
-
-// WIDTH numbers of a source of any dtype, widened exactly.
-template <int dtype> TW_INLINE F load_source(const char *from) {
-    if (dtype == TW_FLOAT32) return load((const float *)from);
-    I code;
-#if defined(__AVX512F__)
-    code = (I)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
-#elif defined(__AVX2__)
-    code = (I)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
-#else
-    uint16_t half[WIDTH];
-    std::memcpy(half, from, sizeof half);
-    for (int j = 0; j < WIDTH; j++) code[j] = half[j];
-#endif
-    return dtype == TW_BFLOAT16 ? from_bf16(code) : from_fp16(code);
-}
 
 // A contiguous run of numbers.
 template <int dtype, bool subtract> struct Run {

@@ -120,6 +120,7 @@ def encode(
     state: bool = True,
     code: bool = True,
     kept: Tensor | None = None,
+    payload: Tensor | None = None,
     threads: int | None = None,
 ) -> Encoded:
     """Residual, basis, selection, quantisation and packing in one pass over memory (csrc/encode.cpp).
@@ -128,6 +129,7 @@ def encode(
     - `held`: `(rows, chunk)` float32 residual or None.
     - `state`: whether the new residual is wanted; `code=False` gives an empty payload and the residual before anything is sent.
     - `kept`: `(rows, chunk)` float32 to write the new residual into (new memory costs as much as the encoding); not `held`.
+    - `payload`: `(nbytes,)` uint8 to write the payload into, for the same reason; not with `code=False`.
 
     Nothing else is changed in place. Raises `ValueError` for a program or a layout that the kernels do not know.
 
@@ -138,7 +140,12 @@ def encode(
     loaded = _loaded()
     _same_size(anchor, sum(source.numel() for source in sources), "anchor")
     _same_size(held, program.rows * program.chunk, "held")
-    payload = torch.empty(program.nbytes if code else 0, dtype=torch.uint8)
+    if payload is None:
+        payload = torch.empty(program.nbytes if code else 0, dtype=torch.uint8)
+    elif code:
+        _payload(program, payload)
+    else:
+        raise ValueError("encode got memory for a payload, but code=False gives none")
     if state and kept is None:
         kept = torch.empty((program.rows, program.chunk), dtype=torch.float32)
     _same_size(kept, program.rows * program.chunk, "kept")

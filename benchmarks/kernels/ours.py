@@ -42,9 +42,9 @@ def payloads(codec: str, sources: Sequence[Tensor]) -> Tensor:
 
 
 def encode(codec: str | Codec, elements: int) -> Contestant:
-    """A payload from numbers laid end to end, nothing held."""
+    """A payload from numbers laid end to end, nothing held, into the memory of `y`."""
     program = _program(codec, elements)
-    return lambda s: native.encode(program, [s.x], state=False, threads=1)
+    return lambda s: native.encode(program, [s.x], state=False, payload=s.y.view(torch.uint8)[: program.nbytes], threads=1)
 
 
 def residual(numel: int) -> Tensor:

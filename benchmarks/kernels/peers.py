@@ -24,6 +24,17 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 # Dense quantisers: one scale a block, `(codes, scale)`.
 
 
+def into(function: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Such a quantiser that writes its codes into memory it is given; compiled, they are written there at once."""
+
+    def run(x: Tensor, codes: Tensor) -> Tensor:
+        new, scale = function(x)
+        codes.copy_(new)
+        return scale
+
+    return run
+
+
 def int8(x: Tensor) -> tuple[Tensor, Tensor]:
     blocks = x.view(-1, BLOCK)
     scale = blocks.abs().amax(1, keepdim=True) / 127

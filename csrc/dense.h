@@ -1,0 +1,182 @@
+// A row where every number is sent: one sweep for its scale, one for its codes, both in the first cache.
+#pragma once
+#include "dense_coders.h"
+
+namespace {
+
+// Numbers below 2^-126 count as zero (or no longer do): the processor sees to it, and is not slowed down by them. Arithmetic belongs into
+// functions of its own, which are not inlined to where one of these begins or ends.
+struct Denormals {
+#if defined(__SSE2__)
+    unsigned before = _mm_getcsr();
+    explicit Denormals(bool flush) { _mm_setcsr(flush ? before | 0x8040 : before & ~0x8040u); }
+    ~Denormals() { _mm_setcsr(before); }
+#else
+    explicit Denormals(bool) {}
+#endif
+};
+
+// v where that is on; `flushed` also where only its bits are looked at.
+TW_INLINE F usable(F v) {
+#if defined(__SSE2__)
+    return v;
+#else
+    return sendable(v);
+#endif
+}
+TW_INLINE F flushed(F v) {
+#if defined(__SSE2__)
+    return v + 0.0f;
+#else
+    return sendable(v);
+#endif
+}
+
+// body(numbers, place, count) for every 64 of n numbers; the last ones as a copy, with zeros behind them.
+template <class Body> TW_INLINE void each_group(const float *x, int64_t n, Body body) {
+    int64_t at = 0;
+    for (; at + GROUP <= n; at += GROUP) body(x + at, at, GROUP);
+    if (at == n) return;
+    alignas(64) float last[GROUP] = {};
+    std::memcpy(last, x + at, (size_t)(4 * (n - at)));
+    body(last, at, (int)(n - at));
+}
+
+// -- the first sweep -----------------------------------------------------------------------------------------------------------
+
+struct Survey {
+    float measure;  // the largest magnitude, or the mean one
+    float squares;
+};
+
+inline float total(F v) {
+    float lane[WIDTH], sum = 0;
+    store(lane, v);
+    for (float l : lane) sum += l;
+    return sum;
+}
+
+TW_INLINE F largest_magnitude(F m, F v) {  // m where v is NaN, which the squares tell
+#if defined(__AVX512F__)
+    return (F)_mm512_range_ps((__m512)m, (__m512)v, 0x0B);
+#elif defined(__AVX2__)
+    return (F)_mm256_max_ps((__m256)abs_of(v), (__m256)m);
+#elif defined(__SSE2__)
+    return (F)_mm_max_ps((__m128)abs_of(v), (__m128)m);
+#else
+    return floats(larger(bits(m), magnitude(v)));
+#endif
+}
+
+// Four sums each, which need not wait for each other.
+struct Tally {
+    F most[4] = {}, squares[4] = {};
+    TW_INLINE void add(int i, F v) {
+        most[i % 4] = largest_magnitude(most[i % 4], v);
+        squares[i % 4] = fused(v, v, squares[i % 4]);
+    }
+    Survey survey() const {
+        const I m = larger(larger(bits(most[0]), bits(most[1])), larger(bits(most[2]), bits(most[3])));
+        return {float_of((uint32_t)largest_lane(m)), total((squares[0] + squares[1]) + (squares[2] + squares[3]))};
+    }
+};
+
+__attribute__((noinline)) inline Survey survey(const float *x, int64_t n) {
+    Tally tally;
+    each_group(x, n, [&](const float *v, int64_t, int) {
+#pragma GCC unroll 16
+        for (int i = 0; i < VECTORS; i++) tally.add(i, load(v + i * WIDTH));
+    });
+    return tally.survey();
+}
+
+// -- the second ----------------------------------------------------------------------------------------------------------------
+
+// Where codes go: `room` bytes from `out` on, of which the last may be padding.
+struct Codes {
+    uint8_t *out;
+    int64_t room;
+
+    template <class C, class Put> TW_INLINE void put(const I *code, int64_t at, int many, Put put_) const {
+        uint8_t *to = out + at * C::bits / 8;
+        if (many == GROUP) return put_(code, to);
+        alignas(64) uint8_t last[GROUP * C::bits / 8];
+        put_(code, last);
+        std::memcpy(to, last, (size_t)(out + room - to));
+    }
+};
+
+template <class C> __attribute__((noinline)) void code_dense(const C &coder_, const float *x, int64_t n, Codes to) {
+    const C coder = coder_;
+    each_group(x, n, [&](const float *from, int64_t at, int many) {
+        F v[VECTORS], sent[VECTORS];
+        I code[VECTORS];
+#pragma GCC unroll 16
+        for (int i = 0; i < VECTORS; i++) v[i] = load(from + i * WIDTH);
+        coder.codes(v, at, code, sent);
+        to.template put<C>(code, at, many, [](const I *c, uint8_t *p) { C::put(c, p); });
+    });
+}
+
+// Codes that need no scale: both sweeps in one.
+template <class C, bool past_caches> __attribute__((noinline)) Survey cast_dense(const float *x, int64_t n, Codes to) {
+    Tally tally;
+    each_group(x, n, [&](const float *from, int64_t at, int many) {
+        F v[VECTORS], sent[VECTORS];
+        I code[VECTORS];
+#pragma GCC unroll 16
+        for (int i = 0; i < VECTORS; i++) v[i] = flushed(load(from + i * WIDTH)), tally.add(i, v[i]);
+        C().codes(v, at, code, sent);
+        to.template put<C>(code, at, many, [](const I *c, uint8_t *p) { C::template put<past_caches>(c, p); });
+    });
+    return tally.survey();
+}
+
+// -- signs: both sweeps in one -------------------------------------------------------------------------------------------------
+
+// The mean by the halving tree of reference.mean_scale, for a row of a power of two numbers, 128 or more: eight eighths of it are read side
+// by side, for the first three levels. The signs need no scale.
+constexpr bool has_sign_sweep(int64_t n) { return n >= 128 && (n & (n - 1)) == 0; }
+
+TW_INLINE uint32_t minus_bits(F v) {  // one bit a lane; what counts as zero has no sign
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)v, _mm512_set1_ps(-0x1p-126f), _CMP_LE_OQ);
+#else
+    return negative((I)(v <= -0x1p-126f));
+#endif
+}
+
+inline float halving_sum(float *part, int64_t n) {
+    while (n > WIDTH) {
+        n /= 2;
+        for (int64_t i = 0; i < n; i += WIDTH) store(part + i, load(part + i) + load(part + n + i));
+    }
+    for (n /= 2; n; n /= 2)
+        for (int64_t i = 0; i < n; i++) part[i] += part[i + n];
+    return part[0];
+}
+
+__attribute__((noinline)) inline Survey sign_dense(const float *x, int64_t n, float *part, uint8_t *out) {
+    F squares[4] = {};
+    for (int64_t at = 0; at < n; at += GROUP) {  // in order: so the processor foresees what is read
+#pragma GCC unroll 16
+        for (int i = 0; i < VECTORS; i++) {
+            const F v = usable(load(x + at + i * WIDTH));
+            const uint32_t minus = minus_bits(v);
+            uint8_t *to = out + (at + i * WIDTH) / 8;
+            if (WIDTH == 4) *to = (uint8_t)(i % 2 ? *to | minus << 4 : minus);
+            else std::memcpy(to, &minus, WIDTH / 8);
+            squares[i % 4] = fused(v, v, squares[i % 4]);
+        }
+    }
+    const int64_t eighth = n / 8;
+    for (int64_t at = 0; at < eighth; at += WIDTH) {
+        F m[8];
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) m[j] = abs_of(usable(load(x + j * eighth + at)));
+        store(part + at, ((m[0] + m[4]) + (m[2] + m[6])) + ((m[1] + m[5]) + (m[3] + m[7])));
+    }
+    return {halving_sum(part, eighth) / (float)n, total((squares[0] + squares[1]) + (squares[2] + squares[3]))};
+}
+
+}  // namespace
