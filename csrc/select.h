@@ -1,5 +1,7 @@
 // Which coefficients of a row are sent: by (|x| descending, index ascending), ascending places out.
 #pragma once
+#include <algorithm>
+
 #include "quantise.h"
 
 namespace {
@@ -41,18 +43,13 @@ struct Bound {
     TW_INLINE int64_t count(int64_t n, int32_t t) const { return count_at_least(all, n, t << 15); }
 #endif
     int32_t search(int64_t n, int64_t k, int32_t most, int32_t &guess) const {
-        int32_t low = 0, high = (most >> 15) + 1;  // low: at least k are as large; high: fewer
-        for (int32_t step = 8, t = guess; high - low > 1;) {
-            if (t <= low || t >= high) t = step < 4096 ? std::max(low + 1, high - step) : low + (high - low) / 2;
+        int32_t low = 0, high = (most >> 15) + 1;  // at least k are as large as low, fewer as large as high
+        for (int32_t t = guess, step = 8; high - low > 1; step = std::min(4 * step, 1 << 20)) {
+            if (t <= low || t >= high) t = low + (high - low) / 2;
             const int64_t found = count(n, t);
-            if (found >= k) low = t;
-            else high = t;
+            (found >= k ? low : high) = t;
             if (found >= k && found <= k + 4 + k / 16) break;
-            // Steps grow until the bound lies between two that were tried.
-            t = found >= k ? low + step : high - step;
-            if (low && t >= high) t = low + (high - low) / 2;
-            if (t <= low) t = low ? low + (high - low) / 2 : t;
-            step *= 4;
+            t = found >= k ? low + step : high - step;  // away from the guess, until the bound lies between two that were tried
         }
         guess = low;
         return low << 15;
