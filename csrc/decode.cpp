@@ -230,9 +230,6 @@ void put_out(const TwDecode &job, int64_t start, int64_t n, const float *u) {
     });
 }
 
-// Where n numbers of the pool lie in `outs`, if they lie in one piece, which every span of whole tensors does.
-float *one_run(const TwLayout &layout, int64_t start, int64_t n, float *outs) { return start + n <= layout.pooled ? outs + start : nullptr; }
-
 void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
     if (job.finish.kind == TW_OUT) return put_out(job, start, n, u);
     if (job.layout->dtype == TW_BFLOAT16) return finish_as<BFloat16>(job, start, n, u);
@@ -280,7 +277,8 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
         const int64_t row = unit / job.units.pieces, piece = unit % job.units.pieces;
         const int64_t start = row * p.chunk + piece * TW_PIECE, n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
         const float *u = work.sum;
-        float *const out = p.index == X_NONE && !p.side && job.finish.kind == TW_OUT ? one_run(*job.layout, start, n, job.finish.anchor) : nullptr;
+        const bool straight = p.index == X_NONE && !p.side && job.finish.kind == TW_OUT && start + n <= job.layout->pooled;
+        float *const out = straight ? job.finish.anchor + start : nullptr;  // without a basis all numbers lie in order
         if (p.index == X_NONE) mean_of_row(job, row, piece * TW_PIECE, n, out && aligned(out), work.sum, out ? out : work.sum);
         else add_some(job, row, work);
         if (out) continue;

@@ -24,19 +24,28 @@ class Denormals {
 #endif
 };
 
-// v where that is on; `flushed` also where only its bits are looked at.
-TW_INLINE F usable(F v) {
-#if defined(__SSE2__)
-    return v;
+// v, or +0 for a denormal.
+TW_INLINE F normal(F v) {
+#if defined(__AVX512F__)
+    return (F)_mm512_maskz_mov_ps(_mm512_test_epi32_mask((__m512i)v, _mm512_set1_epi32(0x7F800000)), (__m512)v);
 #else
-    return sendable(v);
+    return floats(bits(v) & (magnitude(v) >= SMALLEST));
 #endif
 }
+
+// The same where that is on: `flushed` for bits, `usable` for arithmetic.
 TW_INLINE F flushed(F v) {
 #if defined(__SSE2__)
     return v + 0.0f;
 #else
-    return sendable(v);
+    return normal(v);
+#endif
+}
+TW_INLINE F usable(F v) {
+#if defined(__SSE2__)
+    return v;
+#else
+    return normal(v);
 #endif
 }
 
@@ -59,7 +68,7 @@ struct Survey {
 
 // A sum of squares, in parts that need not wait for each other and lose little.
 struct Squares {
-    static constexpr int PARTS = VECTORS < 8 ? VECTORS : 8;
+    static constexpr int PARTS = VECTORS;
     F part[PARTS] = {};
     TW_INLINE void add(int i, F v) { part[i % PARTS] = fused(v, v, part[i % PARTS]); }
     float total() const {
@@ -180,7 +189,7 @@ template <bool with_denormals> __attribute__((noinline)) Survey sign_dense(const
     for (int64_t at = 0; at < n; at += GROUP) {  // in order: so the processor foresees what is read
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) {
-            const F raw = load(x + at + i * WIDTH), v = with_denormals ? sendable(raw) : usable(raw);
+            const F raw = load(x + at + i * WIDTH), v = with_denormals ? normal(raw) : usable(raw);
             const uint32_t minus = minus_bits(v);
             uint8_t *to = out + (at + i * WIDTH) / 8;
             if (WIDTH == 4) *to = (uint8_t)(i % 2 ? *to | minus << 4 : minus);
@@ -194,7 +203,7 @@ template <bool with_denormals> __attribute__((noinline)) Survey sign_dense(const
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
             const F raw = load(x + j * eighth + at);
-            m[j] = abs_of(with_denormals ? sendable(raw) : usable(raw));
+            m[j] = abs_of(with_denormals ? normal(raw) : usable(raw));
         }
         store(part + at, ((m[0] + m[4]) + (m[2] + m[6])) + ((m[1] + m[5]) + (m[3] + m[7])));
     }

@@ -72,11 +72,14 @@ TW_INLINE void noise(int64_t place, uint32_t seed, F *parts) {
     for (int i = 0; i < WIDTH; i++) which[i] = (uint32_t)(i / 4 * 2 + (i & 1) + (i & 2) * WIDTH / 4);
     const U word = lowbias32((which + (uint32_t)(place / 2)) ^ seed), of_128 = U{} + 0x43004300u;  // bits of 128, which has steps of 2^-16
 #if defined(__AVX512F__)
-    parts[0] = (F)_mm512_unpacklo_epi16((__m512i)word, (__m512i)of_128), parts[1] = (F)_mm512_unpackhi_epi16((__m512i)word, (__m512i)of_128);
+    parts[0] = (F)_mm512_unpacklo_epi16((__m512i)word, (__m512i)of_128);
+    parts[1] = (F)_mm512_unpackhi_epi16((__m512i)word, (__m512i)of_128);
 #elif defined(__AVX2__)
-    parts[0] = (F)_mm256_unpacklo_epi16((__m256i)word, (__m256i)of_128), parts[1] = (F)_mm256_unpackhi_epi16((__m256i)word, (__m256i)of_128);
+    parts[0] = (F)_mm256_unpacklo_epi16((__m256i)word, (__m256i)of_128);
+    parts[1] = (F)_mm256_unpackhi_epi16((__m256i)word, (__m256i)of_128);
 #else
-    parts[0] = (F)_mm_unpacklo_epi16((__m128i)word, (__m128i)of_128), parts[1] = (F)_mm_unpackhi_epi16((__m128i)word, (__m128i)of_128);
+    parts[0] = (F)_mm_unpacklo_epi16((__m128i)word, (__m128i)of_128);
+    parts[1] = (F)_mm_unpackhi_epi16((__m128i)word, (__m128i)of_128);
 #endif
     parts[0] -= 128.0f, parts[1] -= 128.0f;
 #else
@@ -168,7 +171,7 @@ struct DenseFloat {
         for (int i = 0; i < VECTORS; i++) code[i] = ::bits(v[i]), sent[i] = v[i];
     }
     template <bool past_caches = false> static TW_INLINE void put(const I *code, uint8_t *out) {
-        for (int i = 0; i < VECTORS; i++) past_caches ? stream((float *)out + i * WIDTH, floats(code[i])) : store((float *)out + i * WIDTH, floats(code[i]));
+        for (int i = 0; i < VECTORS; i++) put_vector((float *)out + i * WIDTH, floats(code[i]), past_caches);
     }
 };
 

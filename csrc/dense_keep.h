@@ -9,15 +9,6 @@ namespace {
 
 constexpr float KEPT_HIGH = 0x1p56f;
 
-// v, or +0 for a denormal.
-TW_INLINE F normal(F v) {
-#if defined(__AVX512F__)
-    return (F)_mm512_maskz_mov_ps(_mm512_test_epi32_mask((__m512i)v, _mm512_set1_epi32(0x7F800000)), (__m512)v);
-#else
-    return floats(bits(v) & (magnitude(v) >= SMALLEST));
-#endif
-}
-
 struct Accumulated {
     float largest, largest_held, squares;  // of the sum, of what is held; of what is new
     bool usual() const { return largest <= KEPT_HIGH && largest_held <= KEPT_HIGH && squares <= KEPT_HIGH * KEPT_HIGH; }
@@ -31,7 +22,8 @@ struct Parts {
 };
 
 // whole = held * decay + x * gain, two products and a sum; in whole groups, with zeros behind the n numbers.
-template <int dtype, bool subtract, bool has_held> __attribute__((noinline)) Accumulated accumulate_dense(const Parts &parts_, int64_t n, float *whole) {
+template <int dtype, bool subtract, bool has_held>
+__attribute__((noinline)) Accumulated accumulate_dense(const Parts &parts_, int64_t n, float *whole) {
     constexpr int64_t nbytes = dtype == TW_FLOAT32 ? 4 : 2;
     const Parts parts = parts_;
     const F keep = all(parts.decay), grow = all(parts.gain);
@@ -67,7 +59,8 @@ template <int dtype, bool subtract, bool has_held> __attribute__((noinline)) Acc
 }
 
 template <int dtype> Accumulated accumulate_as(const Parts &parts, int64_t n, float *whole) {
-    if (parts.anchor) return parts.held ? accumulate_dense<dtype, true, true>(parts, n, whole) : accumulate_dense<dtype, true, false>(parts, n, whole);
+    if (parts.anchor && parts.held) return accumulate_dense<dtype, true, true>(parts, n, whole);
+    if (parts.anchor) return accumulate_dense<dtype, true, false>(parts, n, whole);
     return parts.held ? accumulate_dense<dtype, false, true>(parts, n, whole) : accumulate_dense<dtype, false, false>(parts, n, whole);
 }
 
@@ -83,7 +76,7 @@ struct Left {
 
     TW_INLINE void put(const F *left, int64_t at, int many) const {
         if (many == GROUP) {
-            for (int i = 0; i < VECTORS; i++) past_caches ? stream(kept + at + i * WIDTH, left[i]) : store(kept + at + i * WIDTH, left[i]);
+            for (int i = 0; i < VECTORS; i++) put_vector(kept + at + i * WIDTH, left[i], past_caches);
         } else {
             float last[GROUP];
             for (int i = 0; i < VECTORS; i++) store(last + i * WIDTH, left[i]);

@@ -128,7 +128,8 @@ struct alignas(64) DenseWork {
 bool encode_whole(DenseRow &row, const TwSheet *sheet, const char *x, int64_t start, DenseWork &work) {
     const TwEncode &job = row.job;
     const int64_t n = row.n;
-    Parts parts = {x, job.anchor ? job.anchor + start : nullptr, job.held && job.decay != 0 ? job.held + start : nullptr, job.decay, job.gain};
+    Parts parts = {x, job.anchor ? job.anchor + start : nullptr, nullptr, job.decay, job.gain};
+    if (job.held && job.decay != 0) parts.held = job.held + start;
     if (!x) {
         widen(*job.layout, job.anchor, start, n, work.wide);
         parts.x = (const char *)work.wide, parts.anchor = nullptr;
