@@ -5,6 +5,7 @@
 #include "jobs.h"
 #include "quantise.h"
 #include "record.h"
+#include "sound.h"
 #include "tile.h"
 
 namespace {
@@ -263,9 +264,6 @@ void put_out(const TwDecode &job, int64_t start, int64_t n, const float *u) {
     });
 }
 
-// Where n numbers of the pool lie in `outs`, if they lie in one piece, which every span of whole tensors does.
-float *one_run(const TwLayout &layout, int64_t start, int64_t n, float *outs) { return start + n <= layout.pooled ? outs + start : nullptr; }
-
 void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
     if (job.finish.kind == TW_OUT) return put_out(job, start, n, u);
     if (job.layout->dtype == TW_BFLOAT16) return finish_as<BFloat16>(job, start, n, u);
@@ -286,65 +284,14 @@ void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
 
 // -- what an encoder can have made ---------------------------------------------------------------------------------------------
 
-bool sound_scale(float scale, float most) {
-    const uint32_t b = bits_of(scale);
-    if (b == 0) return true;
-    const float product = scale * most;
-    return (b & 0xFF) == 0 && product >= 0x1p-100f && product <= 0x1p101f;
-}
-
-// NaN, Inf, beyond 2^100, below 2^-126 and -0 are never sent.
-bool sound_floats(const tw_program &p, const uint8_t *in, int64_t n) {
-    const int nbytes = value_bits(p.value) / 8;
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t code = 0;
-        std::memcpy(&code, in + i * nbytes, (size_t)nbytes);
-        if (code == 0) continue;
-        I wide = {};
-        wide[0] = (int32_t)code;
-        const F v = p.value == V_FLOAT32 ? floats(wide) : p.value == V_BFLOAT16 ? from_bf16(wide) : from_fp16(wide);
-        const int32_t m = magnitude(v)[0];
-        if (m < SMALLEST || m > LARGEST) return false;
-    }
-    for (int64_t i = n * nbytes; i % 4; i++)
-        if (in[i]) return false;
-    return true;
-}
-
-bool sound_codes(const tw_program &p, const uint8_t *in, float scale, int64_t n, Work &work) {
-    if (!zero_padding(in, n * value_bits(p.value))) return false;
-    if (p.value == V_SIGN || p.value == V_VOTE) {
-        if (scale != 0 || !p.scale) return true;
-        for (int64_t i = 0; i < padded(n); i++)
-            if (in[i]) return false;
-        return true;
-    }
-    const int wide = value_bits(p.value);
-    unpack_codes(in, n, wide, work.codes);
-    const bool minifloat = p.value == V_FP8 || p.value == V_FP4;
-    const int32_t top = 1 << (wide - 1), most = p.value == V_FP8 ? 0x7E : top - 1;
-    I largest = {}, wrong = {};
-    std::memset(work.codes + n, 0, 32);
-    for (int64_t i = 0; i < n; i += WIDTH) {
-        const I code = load_codes(work.codes + i), negative_ = (code & top) != 0;
-        wrong |= code == top;  // -0, or the most negative number
-        const I size = minifloat ? code & (top - 1) : (((I{} + 2 * top) - code) & negative_) | (code & ~negative_);
-        largest = larger(largest, size);
-    }
-    if (negative(wrong)) return false;
-    const int32_t found = largest_lane(largest);
-    if (scale == 0) return found == 0;
-    return found == most || (p.seed && found == most - 1);
-}
-
 bool sound_record(const tw_program &p, const uint8_t *record, Work &work) {
     const Record r = open_record<true>(p, record, work);
     if (!r.sound) return false;
     if (value_bits(p.value) > 8) return sound_floats(p, r.values, p.k);
-    if (p.value != V_VOTE) return (!p.scale || sound_scale(r.scale, value_most(p.value))) && sound_codes(p, r.values, r.scale, p.k, work);
-    if (!p.scale) return sound_codes(p, r.values, 1, p.k, work);
+    if (p.value != V_VOTE) return (!p.scale || sound_scale(r.scale, value_most(p.value))) && sound_codes(p, r.values, r.scale, p.k);
+    if (!p.scale) return sound_codes(p, r.values, 1, p.k);
     if (bits_of(r.scale) != 0 && r.scale != 1) return false;
-    if (!sound_codes(p, r.values, r.scale, p.k, work)) return false;
+    if (!sound_codes(p, r.values, r.scale, p.k)) return false;
     if (r.scale == 0 && p.index != X_NONE)
         for (int64_t i = 0; i < p.k; i++)
             if (work.places[i] != i * (p.block ? p.block : 1)) return false;
@@ -364,7 +311,8 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
         const int64_t row = unit / job.units.pieces, piece = unit % job.units.pieces;
         const int64_t start = row * p.chunk + piece * TW_PIECE, n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
         const float *u = work.sum;
-        float *const out = p.index == X_NONE && !p.side && job.finish.kind == TW_OUT ? one_run(*job.layout, start, n, job.finish.anchor) : nullptr;
+        const bool straight = p.index == X_NONE && !p.side && job.finish.kind == TW_OUT && start + n <= job.layout->pooled;
+        float *const out = straight ? job.finish.anchor + start : nullptr;  // without a basis all numbers lie in order
         if (p.index == X_NONE) mean_of_row(job, row, piece * TW_PIECE, n, out && aligned(out), work.sum, out ? out : work.sum);
         const float factor = p.index == X_NONE ? 1 : add_some(job, row, work);
         if (out) continue;

@@ -6,29 +6,46 @@ namespace {
 
 // Numbers below 2^-126 count as zero (or no longer do): the processor sees to it, and is not slowed down by them. Arithmetic belongs into
 // functions of its own, which are not inlined to where one of these begins or ends.
-struct Denormals {
+class Denormals {
 #if defined(__SSE2__)
-    unsigned before = _mm_getcsr();
-    explicit Denormals(bool flush) { _mm_setcsr(flush ? before | 0x8040 : before & ~0x8040u); }
-    ~Denormals() { _mm_setcsr(before); }
+  public:
+    explicit Denormals(bool flush) : before(_mm_getcsr()), now(flush ? before | 0x8040 : before & ~0x8040u) {
+        if (now != before) _mm_setcsr(now);
+    }
+    ~Denormals() {
+        if (now != before) _mm_setcsr(before);
+    }
+
+  private:
+    unsigned before, now;
 #else
+  public:
     explicit Denormals(bool) {}
 #endif
 };
 
-// v where that is on; `flushed` also where only its bits are looked at.
-TW_INLINE F usable(F v) {
-#if defined(__SSE2__)
-    return v;
+// v, or +0 for a denormal.
+TW_INLINE F normal(F v) {
+#if defined(__AVX512F__)
+    return (F)_mm512_maskz_mov_ps(_mm512_test_epi32_mask((__m512i)v, _mm512_set1_epi32(0x7F800000)), (__m512)v);
 #else
-    return sendable(v);
+    return floats(bits(v) & (magnitude(v) >= SMALLEST));
 #endif
 }
+
+// The same where that is on: `flushed` for bits, `usable` for arithmetic.
 TW_INLINE F flushed(F v) {
 #if defined(__SSE2__)
     return v + 0.0f;
 #else
-    return sendable(v);
+    return normal(v);
+#endif
+}
+TW_INLINE F usable(F v) {
+#if defined(__SSE2__)
+    return v;
+#else
+    return normal(v);
 #endif
 }
 
@@ -49,12 +66,20 @@ struct Survey {
     float squares;
 };
 
-inline float total(F v) {
-    float lane[WIDTH], sum = 0;
-    store(lane, v);
-    for (float l : lane) sum += l;
-    return sum;
-}
+// A sum of squares, in parts that need not wait for each other and lose little.
+struct Squares {
+    static constexpr int PARTS = VECTORS;
+    F part[PARTS] = {};
+    TW_INLINE void add(int i, F v) { part[i % PARTS] = fused(v, v, part[i % PARTS]); }
+    float total() const {
+        float lane[WIDTH], sum = 0;
+        F all_parts = {};
+        for (int i = 0; i < PARTS; i += 2) all_parts += part[i] + part[i + 1];
+        store(lane, all_parts);
+        for (float l : lane) sum += l;
+        return sum;
+    }
+};
 
 TW_INLINE F largest_magnitude(F m, F v) {  // m where v is NaN, which the squares tell
 #if defined(__AVX512F__)
@@ -68,16 +93,19 @@ TW_INLINE F largest_magnitude(F m, F v) {  // m where v is NaN, which the square
 #endif
 }
 
-// Four sums each, which need not wait for each other.
+inline float largest_of(const F *most) {
+    return float_of((uint32_t)largest_lane(larger(larger(bits(most[0]), bits(most[1])), larger(bits(most[2]), bits(most[3])))));
+}
+
 struct Tally {
-    F most[4] = {}, squares[4] = {};
+    F most[4] = {};
+    Squares squares;
     TW_INLINE void add(int i, F v) {
         most[i % 4] = largest_magnitude(most[i % 4], v);
-        squares[i % 4] = fused(v, v, squares[i % 4]);
+        squares.add(i, v);
     }
     Survey survey() const {
-        const I m = larger(larger(bits(most[0]), bits(most[1])), larger(bits(most[2]), bits(most[3])));
-        return {float_of((uint32_t)largest_lane(m)), total((squares[0] + squares[1]) + (squares[2] + squares[3]))};
+        return {largest_of(most), squares.total()};
     }
 };
 
@@ -156,27 +184,30 @@ inline float halving_sum(float *part, int64_t n) {
     return part[0];
 }
 
-__attribute__((noinline)) inline Survey sign_dense(const float *x, int64_t n, float *part, uint8_t *out) {
-    F squares[4] = {};
+template <bool with_denormals> __attribute__((noinline)) Survey sign_dense(const float *x, int64_t n, float *part, uint8_t *out) {
+    Squares squares;
     for (int64_t at = 0; at < n; at += GROUP) {  // in order: so the processor foresees what is read
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) {
-            const F v = usable(load(x + at + i * WIDTH));
+            const F raw = load(x + at + i * WIDTH), v = with_denormals ? normal(raw) : usable(raw);
             const uint32_t minus = minus_bits(v);
             uint8_t *to = out + (at + i * WIDTH) / 8;
             if (WIDTH == 4) *to = (uint8_t)(i % 2 ? *to | minus << 4 : minus);
             else std::memcpy(to, &minus, WIDTH / 8);
-            squares[i % 4] = fused(v, v, squares[i % 4]);
+            squares.add(i, v);
         }
     }
     const int64_t eighth = n / 8;
     for (int64_t at = 0; at < eighth; at += WIDTH) {
         F m[8];
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) m[j] = abs_of(usable(load(x + j * eighth + at)));
+        for (int j = 0; j < 8; j++) {
+            const F raw = load(x + j * eighth + at);
+            m[j] = abs_of(with_denormals ? normal(raw) : usable(raw));
+        }
         store(part + at, ((m[0] + m[4]) + (m[2] + m[6])) + ((m[1] + m[5]) + (m[3] + m[7])));
     }
-    return {halving_sum(part, eighth) / (float)n, total((squares[0] + squares[1]) + (squares[2] + squares[3]))};
+    return {halving_sum(part, eighth) / (float)n, squares.total()};
 }
 
 }  // namespace

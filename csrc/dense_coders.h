@@ -6,7 +6,7 @@
 
 namespace {
 
-// a * b + c, rounded once where that is quicker: for statistics.
+// a * b + c, rounded once where that is quicker: for statistics and exact products.
 TW_INLINE F fused(F a, F b, F c) {
 #if defined(__AVX512F__)
     return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -72,11 +72,14 @@ TW_INLINE void noise(int64_t place, uint32_t seed, F *parts) {
     for (int i = 0; i < WIDTH; i++) which[i] = (uint32_t)(i / 4 * 2 + (i & 1) + (i & 2) * WIDTH / 4);
     const U word = lowbias32((which + (uint32_t)(place / 2)) ^ seed), of_128 = U{} + 0x43004300u;  // bits of 128, which has steps of 2^-16
 #if defined(__AVX512F__)
-    parts[0] = (F)_mm512_unpacklo_epi16((__m512i)word, (__m512i)of_128), parts[1] = (F)_mm512_unpackhi_epi16((__m512i)word, (__m512i)of_128);
+    parts[0] = (F)_mm512_unpacklo_epi16((__m512i)word, (__m512i)of_128);
+    parts[1] = (F)_mm512_unpackhi_epi16((__m512i)word, (__m512i)of_128);
 #elif defined(__AVX2__)
-    parts[0] = (F)_mm256_unpacklo_epi16((__m256i)word, (__m256i)of_128), parts[1] = (F)_mm256_unpackhi_epi16((__m256i)word, (__m256i)of_128);
+    parts[0] = (F)_mm256_unpacklo_epi16((__m256i)word, (__m256i)of_128);
+    parts[1] = (F)_mm256_unpackhi_epi16((__m256i)word, (__m256i)of_128);
 #else
-    parts[0] = (F)_mm_unpacklo_epi16((__m128i)word, (__m128i)of_128), parts[1] = (F)_mm_unpackhi_epi16((__m128i)word, (__m128i)of_128);
+    parts[0] = (F)_mm_unpacklo_epi16((__m128i)word, (__m128i)of_128);
+    parts[1] = (F)_mm_unpackhi_epi16((__m128i)word, (__m128i)of_128);
 #endif
     parts[0] -= 128.0f, parts[1] -= 128.0f;
 #else
@@ -131,11 +134,18 @@ template <int bits_, int MANTISSA, int SMALLEST_EXPONENT> struct DenseMinifloat 
     TW_INLINE I code_of(F v) const {
         constexpr int DROPPED = 23 - MANTISSA;
         constexpr int LOWEST = 127 + SMALLEST_EXPONENT, START = -(LOWEST << MANTISSA) & 0xFF;  // even: it turns no tie
+        const F lowest = floats(all_int(LOWEST << 23));
         const F y = quotient.of(v);
-        const I exponent = larger(::bits(y) & 0x7F800000, all_int(LOWEST << 23));
-        const F rounded = abs_of(y) + floats(exponent + ((DROPPED << 23) + START));
-        const I size = ::bits(rounded) + (I)((U)exponent >> DROPPED);
-        return either(all_int(SIZE), size, (I)((U)::bits(v) >> (32 - bits)));
+#if defined(__AVX512F__)
+        const __m512 size = _mm512_range_ps((__m512)y, (__m512)lowest, 0x03);  // the larger magnitude, with the sign of y
+        const I power = (I)_mm512_ternarylogic_epi32((__m512i)size, _mm512_set1_epi32((int)0xFF800000), _mm512_set1_epi32(START), 0xEA);
+        const F rounded = fused(floats(power), all((float)(1 << DROPPED)), y);  // the product is exact
+#else
+        const I power = larger(::bits(y) & 0x7F800000, ::bits(lowest));
+        const F rounded = abs_of(y) + floats(power + ((DROPPED << 23) + START));
+#endif
+        const I code = ::bits(rounded) + (I)((U)power >> DROPPED);  // its last bits
+        return either(all_int(SIZE), code, (I)((U)::bits(v) >> (32 - bits)));
     }
     TW_INLINE void codes(const F *v, int64_t, I *code, F *sent) const {
 #pragma GCC unroll 16
@@ -160,21 +170,33 @@ struct DenseFloat {
     TW_INLINE void codes(const F *v, int64_t, I *code, F *sent) const {
         for (int i = 0; i < VECTORS; i++) code[i] = ::bits(v[i]), sent[i] = v[i];
     }
-    template <bool past_caches> static TW_INLINE void put(const I *code, uint8_t *out) {
-        for (int i = 0; i < VECTORS; i++) past_caches ? stream((float *)out + i * WIDTH, floats(code[i])) : store((float *)out + i * WIDTH, floats(code[i]));
+    template <bool past_caches = false> static TW_INLINE void put(const I *code, uint8_t *out) {
+        for (int i = 0; i < VECTORS; i++) put_vector((float *)out + i * WIDTH, floats(code[i]), past_caches);
     }
 };
 
-// Of fp16 only what is at most 65504.
+// Of fp16 only what is at most 65504: beyond that it is not to become Inf, which encode.cpp sees to.
 template <bool brain> struct DenseHalf {
     static constexpr int bits = 16;
+    static TW_INLINE I to_half(F v) {
+#if defined(__AVX512F__)
+        const I code = (I)_mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+        const I code = (I)_mm256_cvtepu16_epi32(_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+        return to_fp16(v);
+#endif
+#if defined(__F16C__)
+        return code & ~(code == 0x8000);
+#endif
+    }
     TW_INLINE void codes(const F *v, int64_t, I *code, F *sent) const {
         for (int i = 0; i < VECTORS; i++) {
-            code[i] = brain ? to_bf16(v[i]) : to_fp16(v[i]);
+            code[i] = brain ? to_bf16(v[i]) : to_half(v[i]);
             sent[i] = brain ? from_bf16(code[i]) : from_fp16(code[i]);
         }
     }
-    template <bool past_caches> static TW_INLINE void put(const I *code, uint8_t *out) { store_words<past_caches>(code, out); }
+    template <bool past_caches = false> static TW_INLINE void put(const I *code, uint8_t *out) { store_words<past_caches>(code, out); }
 };
 
 }  // namespace

@@ -47,7 +47,7 @@ template <class R, int MANY, bool power> __attribute__((noinline)) void add_memb
             return members.in[m];
         };
         group(soon, mean.before ? mean.before + at : nullptr, at * R::bits / 8, sum);
-        for (int i = 0; i < VECTORS; i++) mean.past_caches ? stream(mean.out + at + i * WIDTH, sum[i]) : store(mean.out + at + i * WIDTH, sum[i]);
+        for (int i = 0; i < VECTORS; i++) put_vector(mean.out + at + i * WIDTH, sum[i], mean.past_caches);
     }
     if (at == n) return;
     alignas(64) uint8_t last[TOGETHER][GROUP * R::bits / 8] = {};

@@ -11,7 +11,8 @@ namespace {
 template <bool high> TW_INLINE I nibbles(const uint8_t *in, int i) {
 #if defined(__AVX512F__)
     __m512i word = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)in));
-    word = _mm512_permutexvar_epi32(_mm512_add_epi32(_mm512_set1_epi32(2 * i), _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1)), word);
+    const __m512i which = (__m512i)(lanes() / 8 + 2 * i);
+    word = _mm512_permutexvar_epi32(which, word);
 #else
     int32_t eight;
     std::memcpy(&eight, in + 4 * i, 4);
@@ -36,8 +37,9 @@ template <int bits_> struct ReadInt {
     static constexpr int bits = bits_;
     static TW_INLINE F unit(const uint8_t *in, int i) {
 #if defined(__AVX512F__)
+        const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
         if (bits == 8) return to_float((I)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)in + i)));
-        if (bits == 4) return (F)_mm512_permutexvar_ps((__m512i)nibbles<false>(in, i), _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+        if (bits == 4) return (F)_mm512_permutexvar_ps((__m512i)nibbles<false>(in, i), table);
 #elif defined(__AVX2__)
         if (bits == 8) return to_float((I)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(in + 8 * i))));
         if (bits == 4) return to_float(nibbles<true>(in, i) >> 28);
@@ -50,7 +52,8 @@ template <bool eight> struct ReadMinifloat {
     static constexpr int bits = eight ? 8 : 4;
     static TW_INLINE F unit(const uint8_t *in, int i) {
 #if defined(__AVX512F__)
-        if (!eight) return (F)_mm512_permutexvar_ps((__m512i)nibbles<false>(in, i), _mm512_setr_ps(0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -.5f, -1, -1.5f, -2, -3, -4, -6));
+        const __m512 table = _mm512_setr_ps(0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -.5f, -1, -1.5f, -2, -3, -4, -6);
+        if (!eight) return (F)_mm512_permutexvar_ps((__m512i)nibbles<false>(in, i), table);
 #endif
         const I code = plain_codes<bits>(in, i), size = code & ((1 << (bits - 1)) - 1), minus = (I)((U)code << (32 - bits)) & INT32_MIN;
         return floats(::bits(eight ? from_fp8(size) : from_fp4(size)) | minus);

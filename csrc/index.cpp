@@ -66,7 +66,7 @@ bool unpack_rice(const uint8_t *in, int64_t nbytes, int64_t k, int64_t chunk, in
 
 constexpr int64_t ABREAST = 3;  // rows: where a number begins is known only when the one before is read
 
-// As many rows at once, `stride` bytes apart, of which `stride` (8 or more) bytes and 8 more may be read. Bit r: whether row r is sound beyond
+// As many rows at once, `stride` (8 or more) bytes apart, of which as many and 8 more may be read. Bit r: whether row r is sound beyond
 // doubt; others are to be read again.
 unsigned unpack_rice_abreast(const uint8_t *in, int64_t stride, const int64_t *sizes, int64_t k, int64_t chunk, int b, uint16_t *index) {
     int64_t bit[ABREAST] = {}, bits[ABREAST], next[ABREAST] = {};

@@ -17,6 +17,8 @@ inline void foresee(const void *from, int64_t nbytes) {
         for (uintptr_t line = 0; line < LINES; line++) prefetch((const void *)(page + 64 * line));
 }
 
+TW_INLINE void put_vector(float *p, F v, bool past_caches) { past_caches ? stream(p, v) : store(p, v); }
+
 // The nearest integer, half to even.
 TW_INLINE I to_int(F v) {
 #if defined(__AVX512F__)
@@ -101,12 +103,12 @@ template <bool past_caches> TW_INLINE void store_words(const I *code, uint8_t *o
 #if defined(__AVX2__)
     for (int i = 0; i < VECTORS; i += 2) {
 #if defined(__AVX512F__)
-        const F both = (F)_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi32((__m512i)code[i], (__m512i)code[i + 1]));
+        const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+        const F both = (F)_mm512_permutexvar_epi64(order, _mm512_packus_epi32((__m512i)code[i], (__m512i)code[i + 1]));
 #else
         const F both = (F)_mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)code[i], (__m256i)code[i + 1]), 0xD8);
 #endif
-        float *to = (float *)out + i / 2 * WIDTH;
-        past_caches ? stream(to, both) : store(to, both);
+        put_vector((float *)out + i / 2 * WIDTH, both, past_caches);
     }
 #else
     for (int i = 0; i < VECTORS; i++) {

@@ -39,9 +39,8 @@ template <int dtype> TW_INLINE void widen_as(const char *from, const float *anch
     std::memcpy(to + at, wide, 4 * rest);
 }
 
-// n matrix elements from `start` on as they are, or `anchor` less them; zeros where there are none. Returns where the last of them end.
-__attribute__((noinline)) inline const char *widen(const TwLayout &layout, const float *anchor, int64_t start, int64_t n, float *to) {
-    const char *end = nullptr;
+// n matrix elements from `start` on as they are, or `anchor` less them; zeros where there are none.
+__attribute__((noinline)) inline void widen(const TwLayout &layout, const float *anchor, int64_t start, int64_t n, float *to) {
     const int64_t filled = each_run(layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
         const char *from = sheet.data + element * element_nbytes(sheet.dtype);
         const float *less = anchor ? anchor + sheet.flat + element : nullptr;
@@ -50,10 +49,8 @@ __attribute__((noinline)) inline const char *widen(const TwLayout &layout, const
             case TW_BFLOAT16: widen_as<TW_BFLOAT16>(from, less, to + at, count); break;
             case TW_FLOAT16: widen_as<TW_FLOAT16>(from, less, to + at, count); break;
         }
-        end = from + count * element_nbytes(sheet.dtype);
     });
     std::memset(to + filled, 0, (size_t)(4 * (n - filled)));
-    return end;
 }
 
 }  // namespace
