@@ -6,20 +6,22 @@ SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VENV36 := .venv36
 
-.PHONY: help setup demo test test-slow fuzz lint format bench bench-kernels build clean
+.PHONY: help setup demo test test-slow test-triton36 fuzz lint format bench bench-kernels build clean
 
 help:
 	@echo "make demo           train on 4 workers of this machine, dense and compressed; ends with report.png"
 	@echo "make test           the tests            (ARGS='tests/kernels -q' for some of them)"
 	@echo "make test-slow      the slow tests"
+	@echo "make test-triton36  the tests of the Triton kernels with the oldest Triton that they run on"
 	@echo "make fuzz           bad input for the C++ under sanitizers, a million cases (CASES=100000 SEED=1 for others)"
 	@echo "make lint           ruff, mypy, import order"
 	@echo "make format         let ruff format and fix"
 	@echo "make bench          loss against bytes on the wire, a table"
 	@echo "make bench-kernels  time of the kernels against the speed of memory and against torch, a table"
 	@echo "make build          a wheel in dist/"
-	@echo "make clean          remove $(VENV) and everything built"
+	@echo "make clean          remove $(VENV), $(VENV36) and everything built"
 
 setup: $(STAMP)
 
@@ -41,6 +43,18 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow $(ARGS)
+
+# Triton 3.6, as on cards with torch 2.11, in an environment of its own; thinwire is not installed there but on the path.
+test-triton36: $(VENV36)/.installed
+	PYTHONPATH=src $(VENV36)/bin/pytest $(or $(ARGS),tests/kernels/test_triton_is_reference.py \
+	    tests/kernels/test_triton_compiles.py tests/benchmarks/test_gpu.py)
+
+$(VENV36)/.installed: constraints.txt
+	test -x $(VENV36)/bin/pip || $(PYTHON) -m venv $(VENV36)
+	grep -v '^triton==' constraints.txt > $(VENV36)/constraints.txt
+	$(VENV36)/bin/pip install --quiet --disable-pip-version-check -c $(VENV36)/constraints.txt \
+	    triton==3.6.0 torch numpy xxhash hypothesis pytest pytest-timeout
+	@touch $@
 
 # No Python: a compiler is enough.
 fuzz:
@@ -67,5 +81,5 @@ build: $(STAMP)
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV36) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -43,7 +43,8 @@ log = logging.getLogger("thinwire")
 
 FIRST_S = 120.0  # patience before anything is known about the others: compilation, data loading, slow machines
 LEAST_S = 5.0
-SLACK_S = 1.0  # how long after its deadline the courier may still be on its way back before it counts as stuck
+SLACK_S = 15.0  # after its deadline before the courier counts as stuck, for good: a store may be busy for 10 s with a name server
+JOIN_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Waiting(Generic[T]):
         return self._over.is_set()
 
     def wait(self) -> T | None:
-        """Block until the group has decided, at most to its deadline; None when the exchange failed for everybody."""
+        """Block until the group has decided, to its deadline (15 s more if the transport hangs); None: it failed for everybody."""
         while not self._over.wait(self._group._until_stuck()):
             if self._group._until_stuck() <= 0:
                 self._group._fail("the transport did not come back by its deadline; this member may have missed a round")
@@ -237,7 +238,7 @@ class Group(ABC):
             self._jobs.put(None)
         self._close()
         if self._courier is not None:
-            self._courier.join(SLACK_S)
+            self._courier.join(JOIN_S)
 
     def __repr__(self) -> str:
         state = f", {self.error}" if self.error else ""

@@ -61,9 +61,14 @@ class _Given:
 
 @dataclass(frozen=True, eq=False)
 class Meeting:
-    """How the members met: `store` is this group's alone."""
+    """How the members met: `store` is this group's alone.
+
+    `connections`: two more to it, as a blocked wait locks the one it is on; none in a world of one. They are made before the members
+    meet: a store looks up the name of whoever connects, and while no name server answers, 5 s or more, it serves nobody.
+    """
 
     store: Store
+    connections: tuple[Store, ...]
     rank: int
     size: int
     moves: Moves | None  # None: a world of one
@@ -71,12 +76,6 @@ class Meeting:
     run: int
     hosts_store: bool = False
     global_ranks: tuple[int, ...] = ()
-
-    def connection(self) -> Store:
-        """A connection of its own to the store: a blocked wait locks the one it is on."""
-        store: Any = self.store  # torch's stubs lack `clone`
-        connection: Store = store.clone()
-        return connection
 
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -86,6 +85,10 @@ _groups_made: dict[str, int] = {}  # by place: several groups of the same member
 def _place(name: str) -> str:
     _groups_made[name] = _groups_made.get(name, -1) + 1
     return f"thinwire/{name}/{_groups_made[name]}"
+
+
+def _connections(store: Any, size: int) -> tuple[Store, ...]:
+    return (store.clone(), store.clone()) if size > 1 else ()  # torch's stubs lack `clone`
 
 
 def from_environment(join_timeout_s: float) -> Meeting:
@@ -108,6 +111,7 @@ def from_environment(join_timeout_s: float) -> Meeting:
         patience, hosts = timedelta(seconds=join_timeout_s), rank == 0 and not agent
         server = TCPStore(host, port, size, hosts, patience, wait_for_workers=False, multi_tenant=True)
         store = PrefixStore(place, server)
+        connections = _connections(store, size)
         where = partial(gloo.devices, host, one_host=one_host)
         moves = None
         if size > 1:
@@ -117,7 +121,7 @@ def from_environment(join_timeout_s: float) -> Meeting:
             f"rank {rank} of {size} could not meet the others at MASTER_ADDR={host} MASTER_PORT={port} within "
             f"{join_timeout_s:g} s: {gloo.first_line(error)}"
         ) from error
-    return Meeting(store, rank, size, moves, where, run, hosts, tuple(range(size)))
+    return Meeting(store, connections, rank, size, moves, where, run, hosts, tuple(range(size)))
 
 
 def from_process_group(group: ProcessGroup) -> Meeting:
@@ -132,4 +136,4 @@ def from_process_group(group: ProcessGroup) -> Meeting:
     where = partial(gloo.devices, host, one_host=host in _LOOPBACK)
     run = xxhash.xxh3_64_intdigest(f"{name}/{ranks}".encode())
     moves = _Given(group) if len(ranks) > 1 else None
-    return Meeting(store, dist.get_rank(group), len(ranks), moves, where, run, global_ranks=ranks)
+    return Meeting(store, _connections(store, len(ranks)), dist.get_rank(group), len(ranks), moves, where, run, global_ranks=ranks)

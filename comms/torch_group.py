@@ -142,7 +142,7 @@ class TorchGroup(Group):
         if met.moves is None:
             self.error = "alone: this world has one member"
             return
-        self._mouth, self._ear = met.connection(), met.connection()
+        self._mouth, self._ear = met.connections
         self._generation = self._new_generation(0, self._members, 0, met.moves)
         self._sentinel = threading.Thread(target=self._watch, name=f"thinwire-sentinel-{self.rank}", daemon=True)
         self._sentinel.start()

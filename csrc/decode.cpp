@@ -85,19 +85,38 @@ template <bool checked> Record open_record(const tw_program &p, const uint8_t *r
     return r;
 }
 
-void add_some(const TwDecode &job, int64_t row, Work &work) {
+// The places and values of a member's record, in work.places and work.scratch.
+void read_some(const tw_program &p, const uint8_t *record, Work &work) {
+    const Record r = open_record<false>(p, record, work);
+    if (p.value == V_VOTE && is_silent(p, r.scale, r.values, work.places)) std::memset(work.scratch, 0, (size_t)(4 * p.k));
+    else read_values(p, r.values, p.value == V_VOTE ? 1.0f : r.scale, p.k, work.codes, work.scratch);
+}
+
+bool is_power_of_two(int64_t n) { return (n & (n - 1)) == 0; }
+
+// Adds the members' coefficients. Returns the factor that makes a mean of the sum, where one is right to the bit; else divides by itself, each
+// coefficient that was sent once.
+float add_some(const TwDecode &job, int64_t row, Work &work) {
     const tw_program &p = job.program;
     const int64_t k = p.k;
     float *sum = work.sum;
+    const int32_t *places = work.places;
+    const float *values = work.scratch;
+    if (!job.contributors && is_power_of_two(job.members)) {
+        for (int64_t m = 0; m < job.members; m++) {
+            read_some(p, job.payloads[m] + row * p.record, work);
+#pragma GCC unroll 8
+            for (int64_t i = 0; i < k; i++) sum[places[i]] += values[i];
+        }
+        return 1 / (float)job.members;
+    }
     int32_t *count = work.count, *touched = work.touched;
     int64_t so_far = 0;
     for (int64_t m = 0; m < job.members; m++) {
-        const Record r = open_record<false>(p, job.payloads[m] + row * p.record, work);
-        if (p.value == V_VOTE && is_silent(p, r.scale, r.values, work.places)) std::memset(work.scratch, 0, (size_t)(4 * k));
-        else read_values(p, r.values, p.value == V_VOTE ? 1.0f : r.scale, k, work.codes, work.scratch);
+        read_some(p, job.payloads[m] + row * p.record, work);
         for (int64_t i = 0; i < k; i++) {
-            const int32_t at = work.places[i];
-            sum[at] += work.scratch[i];
+            const int32_t at = places[i];
+            sum[at] += values[i];
             touched[so_far] = at;
             so_far += count[at]++ == 0;
         }
@@ -108,6 +127,7 @@ void add_some(const TwDecode &job, int64_t row, Work &work) {
         sum[at] /= job.contributors ? (float)count[at] : all_members;
         count[at] = 0;
     }
+    return 1;
 }
 
 // sign(u) * lr for lr >= 0: lr with the sign of u, and 0 for 0.
@@ -199,7 +219,21 @@ template <class By> TW_INLINE void finish_run(const By &by, char *w, float *anch
 template <class By> void finish_with(const By &by_, const TwDecode &job, int64_t start, int64_t n, const float *u) {
     const By by = by_;  // in registers
     float *const anchors = job.finish.anchor, *const momenta = job.finish.momentum;
-    each_run(*job.layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
+    const TwLayout &layout = *job.layout;
+    if (layout.side == 64 && start < layout.tile_rows * n) {  // the rows of a tile, one after another
+        const TwSheet &sheet = sheet_of_row(layout, start / n);
+        const int64_t element = tile_offset(layout, sheet, start / n), flat = sheet.flat + element;
+        for (int64_t i = 0; i < 64; i++) {
+            const int64_t at = i * sheet.width;
+            char *w = sheet.data ? sheet.data + (element + at) * By::Weights::nbytes : nullptr;
+#pragma GCC unroll 16
+            for (int64_t c = 0; c < 64; c += WIDTH)
+                by(w ? w + c * By::Weights::nbytes : nullptr, anchors ? anchors + flat + at + c : nullptr,
+                   momenta ? momenta + flat + at + c : nullptr, load(u + i * 64 + c));
+        }
+        return;
+    }
+    each_run(layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
         char *w = sheet.data ? sheet.data + element * By::Weights::nbytes : nullptr;
         const int64_t flat = sheet.flat + element;
         finish_run(by, w, anchors ? anchors + flat : nullptr, momenta ? momenta + flat : nullptr, u + at, count);
@@ -280,13 +314,15 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
         const bool straight = p.index == X_NONE && !p.side && job.finish.kind == TW_OUT && start + n <= job.layout->pooled;
         float *const out = straight ? job.finish.anchor + start : nullptr;  // without a basis all numbers lie in order
         if (p.index == X_NONE) mean_of_row(job, row, piece * TW_PIECE, n, out && aligned(out), work.sum, out ? out : work.sum);
-        else add_some(job, row, work);
+        const float factor = p.index == X_NONE ? 1 : add_some(job, row, work);
         if (out) continue;
         if (p.side) {
-            Ahead ahead = next_tile(*job.layout, row + 2, work.sum);
+            Ahead ahead = tile_ahead(*job.layout, row + 2, work.sum);
             StoreAt<false> emit = {work.scratch};  // where it reads: fewer lines in the first cache
-            transform_tile<Way::inverse, true>(work.sum, work.scratch, p.side, ahead, emit);
+            transform_tile<Way::inverse, true>(work.sum, work.scratch, p.side, ahead, emit, factor);
             u = work.scratch;
+        } else if (factor != 1) {
+            for (int64_t i = 0; i < n; i += WIDTH) store(work.sum + i, load(work.sum + i) * factor);
         }
         finish(job, start, n, u);
         if (!p.side && p.index != X_NONE) std::memset(work.sum, 0, (size_t)(4 * n));

@@ -1,188 +1,11 @@
 // One row after another: source -> basis -> residual -> select -> quantise -> record, all in the first cache; memory is read and written once.
 #include "coders.h"
-#include "jobs.h"
 #include "record.h"
-#include "select.h"
-#include "tile.h"
-#include "widen.h"
+#include "residual.h"
 
 namespace {
 
 enum Select { S_ALL, S_TOP_K, S_BLOCK_MAX };  // as kernels/program.py
-
-constexpr int64_t AHEAD = 2048;  // bytes: the best of 512 to 8192 here; the processor by itself does not look beyond a page
-constexpr int64_t ROOM = 2 * TW_MOST_CHUNK;  // a halving tree over the next power of two
-
-struct alignas(64) Work {
-    float rows[2][ROOM];  // by turns x: source, then its coefficients, then the residual before and after what is sent
-    float scratch[ROOM];  // of the transform, the keys, the held row
-    float chosen[ROOM];   // coefficients that are sent
-    uint8_t codes[4 * ROOM];
-    uint16_t index[ROOM];
-};
-
-// The residual of the row before, on its way to memory while this row is worked on.
-struct Behind {
-    const float *from = nullptr;
-    float *to = nullptr;  // null: nothing is on its way
-
-    TW_INLINE void line() {
-        for (int j = 0; j < 16; j += WIDTH) stream(to + j, load(from + j));
-        from += 16, to += 16;
-    }
-};
-
-void put_away(Behind behind, int64_t n) {
-    if (n % 16 || !aligned(behind.to)) std::memcpy(behind.to, behind.from, (size_t)(4 * n));
-    else
-        for (int64_t i = 0; i < n; i += 16) behind.line();
-}
-
-// Beside the transform: the next tile and the held residual come in, the last residual goes out.
-struct AheadAndBehind {
-    Ahead ahead;
-    const char *held;
-    Behind behind;
-
-    TW_INLINE void step() {
-        ahead.step();
-        prefetch(held + 16384);
-        held += 64;
-        if (behind.to) behind.line();
-    }
-};
-
-struct Row {
-    int64_t number, start, n, n16;  // start: its first element in the matrix; n16: n in whole blocks of 16, padded with zeros
-};
-
-// -- the source ----------------------------------------------------------------------------------------------------------------
-
-// Numbers on their way in: what cannot be sent becomes zero, what is not finite is counted, squares are added up.
-struct Intake {
-    I bad = {};
-    Sum squares;
-
-    template <int dtype, bool subtract> void take(const char *from, const float *anchor, float *to, int64_t n) {  // n: a multiple of 16
-        constexpr int64_t nbytes = dtype == TW_FLOAT32 ? 4 : 2;
-        I bad_ = bad;  // in registers
-        Sum squares_ = squares;
-        each_vector(n, [&](int64_t at, int place) {
-            if (n > 64 && at % 16 == 0) {
-                prefetch(from + nbytes * at + AHEAD);
-                if (subtract) prefetch((const char *)(anchor + at) + AHEAD);
-            }
-            const F raw = load_source<dtype>(from + nbytes * at);
-            const F x = subtract ? load(anchor + at) - raw : raw, v = sendable(x);
-            bad_ = count_large(bad_, x);
-            squares_.add(place, v * v);
-            store(to + at, v);
-        });
-        bad = bad_, squares = squares_;
-    }
-
-    int64_t bad_count() const {
-        int32_t each[WIDTH];
-        store_int(each, bad);
-        int64_t sum = 0;
-        for (int32_t lane : each) sum += lane;
-        return sum;
-    }
-
-    void take_run(const TwSheet &sheet, int64_t element, const float *anchor, float *to, int64_t n) {
-        const char *from = sheet.data + element * element_nbytes(sheet.dtype);
-        if (anchor) anchor += sheet.flat + element;
-        switch (sheet.dtype) {
-            case TW_FLOAT32: anchor ? take<TW_FLOAT32, true>(from, anchor, to, n) : take<TW_FLOAT32, false>(from, anchor, to, n); break;
-            case TW_BFLOAT16: anchor ? take<TW_BFLOAT16, true>(from, anchor, to, n) : take<TW_BFLOAT16, false>(from, anchor, to, n); break;
-            case TW_FLOAT16: anchor ? take<TW_FLOAT16, true>(from, anchor, to, n) : take<TW_FLOAT16, false>(from, anchor, to, n); break;
-        }
-    }
-
-    // A run of any length: its last few numbers go by way of a whole block of 16.
-    void take_any(const TwSheet &sheet, int64_t element, const float *anchor, float *to, int64_t n) {
-        const int64_t whole = n / 16 * 16, rest = n - whole;
-        take_run(sheet, element, anchor, to, whole);
-        if (!rest) return;
-        alignas(64) char last[64] = {};
-        alignas(64) float wide[16], last_anchor[16] = {};
-        const int64_t nbytes = element_nbytes(sheet.dtype);
-        std::memcpy(last, sheet.data + (element + whole) * nbytes, (size_t)(rest * nbytes));
-        if (anchor) std::memcpy(last_anchor, anchor + sheet.flat + element + whole, (size_t)(4 * rest));
-        TwSheet alone = sheet;
-        alone.data = last, alone.flat = 0;
-        take_run(alone, 0, anchor ? last_anchor : nullptr, wide, 16);
-        std::memcpy(to + whole, wide, (size_t)(4 * rest));
-    }
-};
-
-void read_source(const TwEncode &job, const Row &row, float *x, double *stats) {
-    Intake intake;
-    const int64_t filled = each_run(*job.layout, row.start, row.n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
-        if (count % 16 == 0) intake.take_run(sheet, element, job.anchor, x + at, count);
-        else intake.take_any(sheet, element, job.anchor, x + at, count);
-    });
-    std::memset(x + filled, 0, (size_t)(4 * (row.n16 - filled)));
-    stats[0] = (double)intake.bad_count();
-    stats[1] = intake.squares.total();
-}
-
-// The rule of the residual, vector by vector: x = held * decay + y * gain, two roundings.
-template <bool has_held> struct Accumulate {
-    const float *held;
-    float *x;
-    float decay, gain;
-    Sum squares = {};
-
-    TW_INLINE void operator()(int64_t at, F y, int place) {
-        F v = y * gain;
-        if (has_held) v = sendable(load(held + at)) * decay + v;
-        squares.add(place, v * v);
-        store(x + at, v);
-    }
-};
-
-// A tile of float32 where it lies in its tensor: no copy of it is made.
-struct FromSource {
-    const char *from;
-    int64_t stride;  // bytes
-    Intake intake;
-
-    TW_INLINE F vector(int i, int c) {
-        const F raw = load((const float *)(from + i * stride) + c), v = sendable(raw);
-        intake.bad = count_large(intake.bad, raw);
-        intake.squares.add(i % (64 / WIDTH), v * v);
-        return v;
-    }
-};
-
-// Whether the row is such a tile, of the side that is worth a copy of the transform.
-bool lies_as_tile(const TwEncode &job, const Row &row) {
-    return job.program.side == 64 && !job.anchor && row.number < job.layout->tile_rows && sheet_of_row(*job.layout, row.number).dtype == TW_FLOAT32;
-}
-
-// Source -> basis -> residual: x becomes what could be sent. Returns the sum of its squares.
-template <bool has_held> double accumulate(const TwEncode &job, const Row &row, Accumulate<has_held> rule, AheadAndBehind aside, double *stats, Work &work) {
-    if (lies_as_tile(job, row)) {
-        FromSource source = {nullptr, 0, {}};
-        source.from = tile_at(*job.layout, row.number, &source.stride);
-        transform_from<Way::forward, 64>(source, work.scratch, aside, rule);
-        stats[0] = (double)source.intake.bad_count();
-        stats[1] = source.intake.squares.total();
-        return rule.squares.total();
-    }
-    const tw_program &p = job.program;
-    read_source(job, row, rule.x, stats);
-    if (p.side) {
-        transform_tile<Way::forward, false>(rule.x, work.scratch, p.side, aside, rule);
-        return rule.squares.total();
-    }
-    each_vector(row.n16, [&](int64_t at, int place) {
-        if (has_held && at % 16 == 0) prefetch((const char *)(rule.held + at) + AHEAD);
-        rule(at, load(rule.x + at), place);
-    });
-    return rule.squares.total();
-}
 
 // -- the record ----------------------------------------------------------------------------------------------------------------
 
@@ -260,8 +83,11 @@ double encode_some(const TwEncode &job, const Row &row, float *x, Work &work) {
     const int64_t k = p.k;
     uint16_t *index = work.index;
     float *chosen = work.chosen, scale = 0;
-    if (p.select == S_BLOCK_MAX) block_max(x, row.n, p.block, index);
-    else top_k(x, row.n, k, (int32_t *)work.scratch, index);
+    const Next next = work.next;
+    const auto beside = [&](int64_t at) { next.ask_for(at + 16); };
+    if (p.select == S_BLOCK_MAX) work.shape == Shape::any ? block_max(x, row.n, p.block, index) : usual_block_max(x, row.n, p.block, index, beside);
+    else if (work.shape == Shape::grouped && k <= MOST_USUAL) top_k_of_groups(x, row.n, k, work.groups, work.guess, (int32_t *)work.scratch, index);
+    else top_k(x, row.n, k, (int32_t *)work.scratch, work.guess, index, beside);
     for (int64_t i = 0; i < k; i++) chosen[i] = x[index[i]];
     for (int64_t i = k; i < blocks16(k); i++) chosen[i] = 0;
     const double before = job.kept ? squares_of(chosen, k) : 0;
@@ -288,26 +114,24 @@ void encode_rows(const TwEncode &job, int64_t begin, int64_t end) {
         const int64_t start = number * p.chunk + piece * TW_PIECE;
         const int64_t n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
         const Row row = {number, start, n, blocks16(n)};
-        const float *held = job.held ? job.held + start : nullptr;
+        const float *held = job.held && job.decay != 0 ? job.held + start : nullptr;
         float *x = work.rows[unit % 2];
         double *stats = job.stats + 3 * unit;
         stats[0] = stats[1] = stats[2] = 0;
-        if (held && job.decay != 0 && n != row.n16) {  // whole blocks
+        if (held && n != row.n16) {  // whole blocks
             std::memcpy(work.chosen, held, (size_t)(4 * n));
             std::memset(work.chosen + n, 0, (size_t)(4 * (row.n16 - n)));
             held = work.chosen;
         }
-        const AheadAndBehind aside = {next_tile(*job.layout, number + 2, x), (const char *)(held ? held : x), behind};
-        if (p.side) behind = {};
-        if (held && job.decay != 0) stats[2] = accumulate(job, row, Accumulate<true>{held, x, job.decay, job.gain}, aside, stats, work);
-        else if (p.side || job.kept || job.gain != 1) stats[2] = accumulate(job, row, Accumulate<false>{nullptr, x, 0, job.gain}, aside, stats, work);
-        else read_source(job, row, x, stats);
+        held ? accumulate<true>(job, row, held, x, behind, stats, work) : accumulate<false>(job, row, nullptr, x, behind, stats, work);
         if (job.payload && p.select == S_ALL) stats[2] = encode_all(job, row, piece, x, work);
         else if (job.payload) stats[2] = std::max(0.0, stats[2] + encode_some(job, row, x, work));  // below zero: rounding
         if (!job.kept) continue;
         behind = {x, job.kept + start};
-        const bool later = p.side >= 16 && unit + 1 < end && aligned(behind.to);  // it goes beside the next transform
-        if (!later) put_away(behind, row.n), behind = {};
+        const bool later = (p.side == 64 || p.side == 0) && n % 16 == 0 && job.units.pieces == 1 && unit + 1 < end && aligned(behind.to);
+        if (later) continue;  // it goes beside the next row
+        put_away(behind, n);
+        behind = {};
     }
     fence();
 }

@@ -1,5 +1,7 @@
 // The fields of a record: indices and packed codes (docs/wire-format.md).
 #pragma once
+#include <algorithm>
+
 #include "simd.h"
 #include "thinwire.h"
 
@@ -118,10 +120,14 @@ inline void pack_index(const uint16_t *index, int64_t k, int64_t chunk, int64_t 
         planes = elias_fano_low(k, chunk);
         const int64_t nbytes = padded(k + (chunk >> planes));
         std::memset(out, 0, (size_t)nbytes);
+        uint64_t word = 0;
+        int64_t at = 0;
         for (int64_t i = 0; i < k; i++) {
             const int64_t bit = (index[i] >> planes) + i;
-            out[bit / 8] |= (uint8_t)(1 << bit % 8);
+            for (; at < bit / 64; at++, word = 0) std::memcpy(out + 8 * at, &word, 8);
+            word |= 1ull << bit % 64;
         }
+        if (8 * at < nbytes) std::memcpy(out + 8 * at, &word, (size_t)std::min<int64_t>(8, nbytes - 8 * at));
         out += nbytes;
     }
     const int32_t mask = (1 << planes) - 1;

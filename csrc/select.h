@@ -1,5 +1,7 @@
 // Which coefficients of a row are sent: by (|x| descending, index ascending), ascending places out.
 #pragma once
+#include <algorithm>
+
 #include "quantise.h"
 
 namespace {
@@ -19,37 +21,49 @@ inline int32_t kth_largest(const int32_t *keys, int64_t n, int64_t k, int lowest
     return t;
 }
 
-// The same for lowest 15 of `n` <= 1024 keys: where the upper halves fit a few vectors, they are searched alone.
-inline int32_t kth_largest_coarse(const int32_t *keys, int64_t n, int64_t k) {
+// A lower bound of the k-th largest of n keys, so close that few more than k are at least as large. n is a multiple of 64, at most 1024
+// (more keys may be 0).
+// The upper halves of the keys are searched from `guess` on, where the bound of the last row was: rows are alike.
+struct Bound {
 #if defined(__AVX512F__) && defined(__AVX512BW__)
     alignas(64) uint16_t upper[1024];
-    if (n % 64 == 0 && n <= 1024) {
-        for (int64_t i = 0; i < n; i += 16)
-            _mm256_store_si256((__m256i *)(upper + i), _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_loadu_si512(keys + i), 15)));
-        uint32_t t = 0;
-        for (int bit = 15; bit >= 0; bit--) {
-            const __m512i least = _mm512_set1_epi16((short)(t | 1u << bit));
-            int64_t even = 0, odd = 0;
-            for (int64_t i = 0; i < n; i += 64) {
-                even += __builtin_popcount(_mm512_cmpge_epu16_mask(_mm512_load_si512(upper + i), least));
-                odd += __builtin_popcount(_mm512_cmpge_epu16_mask(_mm512_load_si512(upper + i + 32), least));
-            }
-            t |= even + odd >= k ? 1u << bit : 0;
+    TW_INLINE void take(int64_t at, I keys) { _mm256_store_si256((__m256i *)(upper + at), _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)keys, 15))); }
+    TW_INLINE int64_t count(int64_t n, int32_t t) const {
+        const __m512i least = _mm512_set1_epi16((short)t);
+        int64_t even = 0, odd = 0;
+        for (int64_t i = 0; i < n; i += 64) {
+            even += __builtin_popcount(_mm512_cmpge_epu16_mask(_mm512_load_si512(upper + i), least));
+            odd += __builtin_popcount(_mm512_cmpge_epu16_mask(_mm512_load_si512(upper + i + 32), least));
         }
-        return (int32_t)(t << 15);
+        return even + odd;
     }
+#else
+    int32_t all[1024];
+    TW_INLINE void take(int64_t at, I keys) { store_int(all + at, keys); }
+    TW_INLINE int64_t count(int64_t n, int32_t t) const { return count_at_least(all, n, t << 15); }
 #endif
-    return kth_largest(keys, n, k, 15);
-}
+    int32_t search(int64_t n, int64_t k, int32_t most, int32_t &guess) const {
+        int32_t low = 0, high = (most >> 15) + 1;  // at least k are as large as low, fewer as large as high
+        for (int32_t t = guess, step = 8; high - low > 1; step = std::min(4 * step, 1 << 20)) {
+            if (t <= low || t >= high) t = low + (high - low) / 2;
+            const int64_t found = count(n, t);
+            (found >= k ? low : high) = t;
+            if (found >= k && found <= k + 4 + k / 16) break;
+            t = found >= k ? low + step : high - step;  // away from the guess, until the bound lies between two that were tried
+        }
+        guess = low;
+        return low << 15;
+    }
+};
 
 // Those above t, and of those equal to it the first, k together; places ascending.
-inline void take(const int32_t *keys, const uint16_t *place, int64_t n, int64_t k, int32_t t, int64_t above, uint16_t *index) {
+inline void take(const int32_t *keys, const int32_t *place, int64_t n, int64_t k, int32_t t, int64_t above, uint16_t *index) {
     int64_t equals = k - above, taken = 0;
     for (int64_t i = 0; i < n && taken < k; i++) {
         const bool is_equal = keys[i] == t;
         const bool wanted = keys[i] > t || (is_equal && equals > 0);
         equals -= is_equal;
-        index[taken] = place ? place[i] : (uint16_t)i;
+        index[taken] = (uint16_t)(place ? place[i] : i);
         taken += wanted;
     }
 }
@@ -62,48 +76,53 @@ __attribute__((noinline)) inline void top_k_search(const float *x, int64_t n, in
 }
 
 constexpr int64_t SURVIVORS = 256;  // more are left to the search
+constexpr int64_t MOST_USUAL = SURVIVORS / 2;
+constexpr int64_t GROUPS = 256;
 
-// Groups of one lane of several vectors: the k-th largest group maximum is a lower bound of the k-th largest number, so only the few at or
-// above it have to be ranked. `keys` holds n numbers, n a multiple of WIDTH and of 64 or below.
-inline void top_k(const float *x, int64_t n, int64_t k, int32_t *keys, uint16_t *index) {
-    if (n % 64 || 2 * k > n || k > SURVIVORS / 2) return top_k_search(x, n, k, keys, index);
-    int64_t together = n / (8 * k);  // numbers in a group
-    while (together & (together - 1)) together &= together - 1;
-    if (together < 1) together = 1;
-    while (n / together < WIDTH) together /= 2;
-    const int64_t groups = n / together;
-    I most = {};
-    for (int64_t g = 0; g < groups; g += WIDTH) {
-        I m = magnitude(load(x + g * together)), other = {};
-        for (int64_t i = 1; i < together; i += 2) {
-            other = larger(other, magnitude(load(x + g * together + i * WIDTH)));
-            if (i + 1 < together) m = larger(m, magnitude(load(x + g * together + (i + 1) * WIDTH)));
-        }
-        m = larger(m, other);
-        store_int(keys + g, m);
-        most = larger(most, m);
+// Of the m <= 64 numbers at or above the bound the k largest. There are few more than k, and those are struck out one by one, the smallest
+// first and of equals the last. `alive` has room for 64.
+inline void strike_out(int32_t *alive, const int32_t *place, int64_t m, int64_t k, uint16_t *index) {
+    constexpr int VECTORS = 64 / WIDTH;
+    for (int64_t i = m; i < 64; i++) alive[i] = MAGNITUDE;  // larger than any
+    I a[VECTORS];
+    uint64_t mask = 0;
+    for (int v = 0; v < VECTORS; v++) a[v] = load_int(alive + v * WIDTH);
+    for (int64_t left = m - k; left > 0; left--) {
+        I least = a[0];
+        for (int v = 1; v < VECTORS; v++) least = smaller(least, a[v]);
+        const I t = all_int(smallest_lane(least));
+        mask = 0;
+        for (int v = 0; v < VECTORS; v++) mask |= (uint64_t)equal(a[v], t) << (v * WIDTH);
+        const I last = all_int(63 - __builtin_clzll(mask));
+        for (int v = 0; v < VECTORS; v++) a[v] |= (lanes() + v * WIDTH == last) & MAGNITUDE;
     }
-    if (largest_lane(most) < SMALLEST) {  // nothing but zeros: a parameter without a gradient
-        for (int64_t i = 0; i < k; i++) index[i] = (uint16_t)i;
-        return;
-    }
-    const int32_t bound = kth_largest_coarse(keys, groups, k);
-    if (bound < SMALLEST || largest_lane(most) > LARGEST) return top_k_search(x, n, k, keys, index);
+    mask = 0;
+    for (int v = 0; v < VECTORS; v++) mask |= (uint64_t)equal(a[v], all_int(MAGNITUDE)) << (v * WIDTH);
+    mask = ~mask;
+    for (int64_t i = 0; i < k; i++, mask &= mask - 1) index[i] = (uint16_t)place[__builtin_ctzll(mask)];
+}
 
-    int32_t alive[SURVIVORS + 64 + WIDTH];
-    uint16_t place[SURVIVORS + 64 + WIDTH];
+// Those at or above a bound of the k-th largest are ranked; false when they are too many. Numbers are usual, and none that is at or above
+// the bound is denormal.
+template <class Beside> inline bool top_k_above(const float *x, int64_t n, int64_t k, int32_t bound, uint16_t *index, const Beside &beside) {
+    alignas(64) int32_t alive[SURVIVORS + 64 + WIDTH], place[SURVIVORS + 64 + WIDTH];
     int64_t m = 0;
     const I least = all_int(bound);
     for (int64_t i = 0; i < n; i += 64) {
+        beside(i), beside(i + 32);
         uint64_t mask = 0;
         for (int j = 0; j < 64; j += WIDTH) mask |= (uint64_t)at_least(magnitude(load(x + i + j)), least) << j;
         // Two without a branch: most words hold none, one or two.
-        place[m] = (uint16_t)(i + (mask ? __builtin_ctzll(mask) : 0)), m += mask != 0, mask &= mask - 1;
-        place[m] = (uint16_t)(i + (mask ? __builtin_ctzll(mask) : 0)), m += mask != 0, mask &= mask - 1;
-        while (mask) place[m++] = (uint16_t)(i + __builtin_ctzll(mask)), mask &= mask - 1;
-        if (m > SURVIVORS) return top_k_search(x, n, k, keys, index);
+        place[m] = (int32_t)(i + (mask ? __builtin_ctzll(mask) : 0)), m += mask != 0, mask &= mask - 1;
+        place[m] = (int32_t)(i + (mask ? __builtin_ctzll(mask) : 0)), m += mask != 0, mask &= mask - 1;
+        while (mask) place[m++] = (int32_t)(i + __builtin_ctzll(mask)), mask &= mask - 1;
+        if (m > SURVIVORS) return false;
     }
     for (int64_t i = 0; i < m; i++) alive[i] = (int32_t)bits_of(x[place[i]]) & MAGNITUDE;
+    if (m <= 64 && m - k <= 16) {
+        strike_out(alive, place, m, k, index);
+        return true;
+    }
     for (int i = 0; i < WIDTH; i++) alive[m + i] = -1;
 
     // The k-th largest is the smallest that fewer than k are larger than.
@@ -116,6 +135,56 @@ inline void top_k(const float *x, int64_t n, int64_t k, int32_t *keys, uint16_t 
         above = lower ? larger_ones : above;
     }
     take(alive, place, m, k, t, above, index);
+    return true;
+}
+
+inline void first_places(int64_t k, uint16_t *index) {
+    for (int64_t i = 0; i < k; i++) index[i] = (uint16_t)i;
+}
+
+// The k-th largest maximum of a group is a lower bound of the k-th largest number, so only the few at or above it have to be ranked.
+// `groups`: the largest magnitudes of GROUPS groups, of usual numbers.
+inline void top_k_of_groups(const float *x, int64_t n, int64_t k, const int32_t *groups, int32_t &guess, int32_t *keys, uint16_t *index) {
+    Bound bound;
+    I most = {};
+    for (int64_t g = 0; g < GROUPS; g += WIDTH) {
+        const I m = load_int(groups + g);
+        bound.take(g, m);
+        most = larger(most, m);
+    }
+    const int32_t largest = largest_lane(most);
+    if (largest < SMALLEST) return first_places(k, index);  // nothing but zeros: a parameter without a gradient
+    const int32_t least = bound.search(GROUPS, k, largest, guess);
+    if (least < SMALLEST || !top_k_above(x, n, k, least, index, [](int64_t) {})) top_k_search(x, n, k, keys, index);
+}
+
+// Groups of one lane of several vectors. `keys` holds n numbers.
+template <class Beside> inline void top_k(const float *x, int64_t n, int64_t k, int32_t *keys, int32_t &guess, uint16_t *index, const Beside &beside) {
+    if (n % 64 || 2 * k > n || k > MOST_USUAL) return top_k_search(x, n, k, keys, index);
+    int64_t together = n / (8 * k);  // numbers in a group
+    while (together & (together - 1)) together &= together - 1;
+    if (together < 1) together = 1;
+    while (n / together < WIDTH) together /= 2;
+    const int64_t groups = n / together;
+    if (groups > 1024) return top_k_search(x, n, k, keys, index);
+    Bound bound;
+    for (int64_t g = groups; g % 64; g += WIDTH) bound.take(g, I{});
+    I most = {};
+    for (int64_t g = 0; g < groups; g += WIDTH) {
+        I m = magnitude(load(x + g * together)), other = {};
+        for (int64_t i = 1; i < together; i += 2) {
+            other = larger(other, magnitude(load(x + g * together + i * WIDTH)));
+            if (i + 1 < together) m = larger(m, magnitude(load(x + g * together + (i + 1) * WIDTH)));
+        }
+        m = larger(m, other);
+        bound.take(g, m);
+        most = larger(most, m);
+    }
+    const int32_t largest = largest_lane(most);
+    if (largest < SMALLEST) return first_places(k, index);
+    if (largest > LARGEST) return top_k_search(x, n, k, keys, index);
+    const int32_t least = bound.search((groups + 63) / 64 * 64, k, largest, guess);
+    if (least < SMALLEST || !top_k_above(x, n, k, least, index, beside)) top_k_search(x, n, k, keys, index);
 }
 
 // The largest lane, in every lane.
@@ -138,37 +207,45 @@ TW_INLINE I spread_largest(I v) {
 #endif
 }
 
-template <int BLOCK> inline void block_max_of(const float *x, int64_t n, uint16_t *index) {
+// `usual`: there is no NaN, Inf or number that is too large. beside(at) is called for every 32 numbers, here and above.
+template <int BLOCK, bool usual, class Beside> inline void block_max_of(const float *x, int64_t n, uint16_t *index, const Beside &beside) {
     constexpr int VECTORS = BLOCK / WIDTH;
     for (int64_t b = 0; b < n; b += BLOCK) {
+        for (int i = b % 32 ? 32 : 0; i < BLOCK; i += 32) beside(b + i);
         I key[VECTORS], most = {};
-        for (int i = 0; i < VECTORS; i++) key[i] = key_of(load(x + b + i * WIDTH)), most = larger(most, key[i]);
-        most = spread_largest(most);
-        if constexpr (BLOCK <= 64) {
-            uint64_t mask = 0;
-            for (int i = 0; i < VECTORS; i++) mask |= (uint64_t)equal(key[i], most) << (i * WIDTH);
-            *index++ = (uint16_t)(b + __builtin_ctzll(mask));
-        } else {
-            uint64_t mask = 0;
-            int64_t start = b - 64;
-            do {
-                start += 64, mask = 0;
-                for (int i = 0; i < 64; i += WIDTH) mask |= (uint64_t)equal(key[(start - b + i) / WIDTH], most) << i;
-            } while (!mask);
-            *index++ = (uint16_t)(start + __builtin_ctzll(mask));
+        for (int i = 0; i < VECTORS; i++) {
+            key[i] = usual ? magnitude(load(x + b + i * WIDTH)) : key_of(load(x + b + i * WIDTH));
+            most = larger(most, key[i]);
         }
+        most = spread_largest(most);
+        if (usual && __builtin_expect(most[0] < SMALLEST, 0)) {  // zeros and denormals are equals
+            *index++ = (uint16_t)b;
+            continue;
+        }
+        int start = 0;
+        uint64_t mask = 0;
+        for (; start < BLOCK; start += 64) {
+            for (int i = 0; i < BLOCK && i < 64; i += WIDTH) mask |= (uint64_t)equal(key[(start + i) / WIDTH], most) << i;
+            if (BLOCK <= 64 || mask) break;
+        }
+        *index++ = (uint16_t)(b + start + __builtin_ctzll(mask));
     }
+}
+
+template <bool usual, class Beside> inline bool block_max_fast(const float *x, int64_t n, int64_t block, uint16_t *index, const Beside &beside) {
+    switch (block) {
+        case 16: return block_max_of<16, usual>(x, n, index, beside), true;
+        case 32: return block_max_of<32, usual>(x, n, index, beside), true;
+        case 64: return block_max_of<64, usual>(x, n, index, beside), true;
+        case 128: return block_max_of<128, usual>(x, n, index, beside), true;
+        case 256: return block_max_of<256, usual>(x, n, index, beside), true;
+    }
+    return false;
 }
 
 // The largest of every `block` numbers.
 inline void block_max(const float *x, int64_t n, int64_t block, uint16_t *index) {
-    switch (block) {
-        case 16: return block_max_of<16>(x, n, index);
-        case 32: return block_max_of<32>(x, n, index);
-        case 64: return block_max_of<64>(x, n, index);
-        case 128: return block_max_of<128>(x, n, index);
-        case 256: return block_max_of<256>(x, n, index);
-    }
+    if (block_max_fast<false>(x, n, block, index, [](int64_t) {})) return;
     for (int64_t b = 0; b < n; b += block) {
         int32_t most = -1;
         int64_t at = b;
@@ -179,6 +256,9 @@ inline void block_max(const float *x, int64_t n, int64_t block, uint16_t *index)
         }
         *index++ = (uint16_t)at;
     }
+}
+template <class Beside> inline void usual_block_max(const float *x, int64_t n, int64_t block, uint16_t *index, const Beside &beside) {
+    if (!block_max_fast<true>(x, n, block, index, beside)) block_max(x, n, block, index);
 }
 
 }  // namespace

@@ -69,6 +69,7 @@ TW_INLINE void fence() {
 }
 TW_INLINE bool aligned(const void *p) { return ((uintptr_t)p & (4 * WIDTH - 1)) == 0; }
 TW_INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+TW_INLINE void prefetch_far(const void *p) { __builtin_prefetch(p, 0, 2); }  // into the second cache: a whole tile has no room in the first
 
 // One bit a lane, lane 0 lowest.
 TW_INLINE uint32_t at_least(I a, I b) {
@@ -122,6 +123,17 @@ TW_INLINE I larger(I a, I b) {
 #endif
 }
 
+TW_INLINE I smaller(I a, I b) {
+#if defined(__AVX512F__)
+    return (I)_mm512_min_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (I)_mm256_min_epi32((__m256i)a, (__m256i)b);
+#else
+    const I m = a < b;
+    return (a & m) | (b & ~m);
+#endif
+}
+
 // v where 2^-126 <= |v| <= 2^100, else +0: what may be sent.
 TW_INLINE F sendable(F v) {
     const U above = (U)(magnitude(v) - SMALLEST);
@@ -129,6 +141,14 @@ TW_INLINE F sendable(F v) {
     return (F)_mm512_maskz_mov_ps(_mm512_cmple_epu32_mask((__m512i)above, _mm512_set1_epi32(LARGEST - SMALLEST)), (__m512)v);
 #else
     return floats(bits(v) & (above <= (uint32_t)(LARGEST - SMALLEST)));
+#endif
+}
+// v, and +0 where it is -0 or denormal. NaN, Inf and what is too large stay: see `Sum::sane`.
+TW_INLINE F normal(F v) {
+#if defined(__AVX512F__)
+    return (F)_mm512_maskz_mov_ps(_mm512_test_epi32_mask((__m512i)v, _mm512_set1_epi32(0x7F800000)), (__m512)v);
+#else
+    return floats(bits(v) & ((bits(v) & 0x7F800000) != 0));
 #endif
 }
 // One more in every lane that is NaN, Inf or above 2^100.
@@ -158,6 +178,14 @@ inline int32_t largest_lane(I v) {
 #endif
 }
 
+inline int32_t smallest_lane(I v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_min_epi32((__m512i)v);
+#else
+    return -largest_lane(-v);
+#endif
+}
+
 // 0, 1, 2, ...
 TW_INLINE I lanes() {
     I v;
@@ -169,6 +197,18 @@ TW_INLINE I lanes() {
 struct Sum {
     F part[64 / WIDTH] = {};
     TW_INLINE void add(int place, F v) { part[place] += v; }  // place: which vector of a block of 64
+    // Sums of squares are told, never sent or kept: only here may a product and a sum be fused.
+    TW_INLINE void add_square(int place, F v) {
+#if defined(__AVX512F__)
+        part[place] = (F)_mm512_fmadd_ps((__m512)v, (__m512)v, (__m512)part[place]);
+#elif defined(__FMA__)
+        part[place] = (F)_mm256_fmadd_ps((__m256)v, (__m256)v, (__m256)part[place]);
+#else
+        part[place] += v * v;
+#endif
+    }
+    // Of a sum of squares: none was of NaN, Inf, or a number of 2^64 or more.
+    static bool sane(double total) { return total <= 0x1p127; }
     double total() const {
         float lane[64];
         std::memcpy(lane, part, sizeof lane);

@@ -65,51 +65,59 @@ template <int N> const Scale<N> scale_2d;
 
 enum class Way { forward, inverse };
 
-// What memory does while the processor transforms a tile: a step for every 64 bytes of a tile, between the operations. All steps at once
-// would fill the processor's queues, and then it would wait.
-//
-// Here the lines of the next tile are asked for: its rows lie too far apart for the processor to guess.
+// Beside a transform of side 64, a line of 64 bytes at a time, spread evenly (all at once would fill the processor's queues, and then it
+// would wait): the lines of a tile to come are asked for. Its rows lie too far apart for the processor to guess.
 struct Ahead {
-    const char *at;
-    int64_t stride;  // bytes between its rows
-    int lines;       // of a row
-    int line = 0;
+    const char *row;  // the one before the next
+    int64_t stride;   // bytes between rows
 
-    TW_INLINE void step() {
-        __builtin_prefetch(at + 64 * line, 0, 3);
-        const bool end = ++line == lines;
-        at += end ? stride : 0;
-        line = end ? 0 : line;
+    TW_INLINE void line(int i) {
+        if (i % 4 == 0) row += stride;
+        prefetch_far(row + i % 4 * 64);
     }
+    TW_INLINE void turn() {}  // 64 vectors are done
 };
 
-template <Way way, int N, class V, class Aside> TW_INLINE void lee(const V (&x)[N], V (&y)[N], Aside &aside) {
-    if (way == Way::forward) Lee<N, V>::forward(x, y, aside);
-    else Lee<N, V>::inverse(x, y, aside);
+// Of the tile of a row, or of some memory where it has none.
+inline Ahead tile_ahead(const TwLayout &layout, int64_t row, const void *otherwise) {
+    int64_t stride = 0;
+    const char *at = tile_at(layout, row, &stride);
+    if (!at) at = (const char *)otherwise, stride = 0;
+    return {at - stride, stride};
 }
 
-inline int lines_of(int64_t side) { return side < 16 ? 1 : (int)(side / 16); }
-
-inline Ahead next_tile(const TwLayout &layout, int64_t row, const void *otherwise) {
-    Ahead ahead = {nullptr, 0, lines_of(layout.side)};
-    ahead.at = tile_at(layout, row, &ahead.stride);
-    if (!ahead.at) ahead.at = (const char *)otherwise, ahead.stride = 0;
-    return ahead;
+// Vectors that come from get(i), transformed to put(k, v).
+template <Way way, int N, class Get, class Put, class Aside> TW_INLINE void lee(Get get, Put put, Aside &aside) {
+    if constexpr (N == 64) {
+        if (way == Way::forward) forward64(get, put, aside);
+        else inverse64(get, put, aside);
+        aside.turn();
+    } else {
+        F in[N], y[N];
+#pragma GCC unroll 64
+        for (int i = 0; i < N; i++) in[i] = get(i);
+        if (way == Way::forward) lee_forward<N>(in, y);
+        else lee_inverse<N>(in, y);
+#pragma GCC unroll 64
+        for (int i = 0; i < N; i++) put(i, y[i]);
+    }
 }
 
-// Where the first pass takes its numbers from: get(i, c) is the vector (or the number) of row i and column c. With `clear` the tile
-// becomes zero.
+// Where the first pass takes its numbers from: get(i, c) is the vector (or the number) of row i and column c, times `factor` on the way back.
+// With `clear` the tile becomes zero.
 template <Way way, int N, bool clear> struct FromTile {
     float *x;
-    static constexpr bool scaled = way == Way::inverse;
+    float factor = 1;
+    static constexpr bool back = way == Way::inverse;
     TW_INLINE F vector(int i, int c) {
         F v = load(x + i * N + c);
-        if (scaled) v *= load(scale_2d<N>.value + i * N + c);
+        if (back && clear) v *= factor;
+        if (back) v *= load(scale_2d<N>.value + i * N + c);
         if (clear) store(x + i * N + c, F{});
         return v;
     }
     TW_INLINE float number(int i, int c) {
-        const float v = scaled ? x[i * N + c] * scale_2d<N>.value[i * N + c] : x[i * N + c];
+        const float v = back ? x[i * N + c] * factor * scale_2d<N>.value[i * N + c] : x[i * N + c];
         if (clear) x[i * N + c] = 0;
         return v;
     }
@@ -119,48 +127,43 @@ template <Way way, int N, bool clear> struct FromTile {
 template <Way way, int N, class Get, class Aside> TW_INLINE void columns_to_rows(Get &get, float *out, Aside &aside) {
     if constexpr (N >= WIDTH) {
         for (int c = 0; c < N; c += WIDTH) {
-            F in[N], y[N];
-#pragma GCC unroll 64
-            for (int i = 0; i < N; i++) in[i] = get.vector(i, c);
-            lee<way, N, F>(in, y, aside);
+            F y[N];
+            lee<way, N>([&](int i) { return get.vector(i, c); }, [&](int k, F v) { y[k] = v; }, aside);
             for (int u = 0; u < N; u += WIDTH) store_transposed(y + u, out + c * N + u, N);
         }
     } else {
-        Nothing nothing;
         for (int c = 0; c < N; c++) {
             float in[N], y[N];
             for (int i = 0; i < N; i++) in[i] = get.number(i, c);
-            lee<way, N, float>(in, y, nothing);
+            if (way == Way::forward) lee_forward<N>(in, y);
+            else lee_inverse<N>(in, y);
             std::memcpy(out + c * N, y, sizeof y);
         }
     }
 }
 
-// Columns of x, each a transform; emit(place, vector, i) gets every vector of the result.
+// Columns of x, each a transform; emit(place, vector, row) gets every vector of the result.
 template <Way way, int N, class Aside, class Emit> TW_INLINE void columns(const float *x, float *scratch, Aside &aside, Emit &emit) {
     const float *scale = scale_2d<N>.value;
     if constexpr (N >= WIDTH) {
         for (int c = 0; c < N; c += WIDTH) {
-            F in[N], y[N];
-            for (int i = 0; i < N; i++) in[i] = load(x + i * N + c);
-            lee<way, N, F>(in, y, aside);
-#pragma GCC unroll 64
-            for (int i = 0; i < N; i++) emit(i * N + c, way == Way::forward ? y[i] * load(scale + i * N + c) : y[i], i % 4);
+            lee<way, N>([&](int i) { return load(x + i * N + c); },
+                           [&](int k, F v) { emit(k * N + c, way == Way::forward ? v * load(scale + k * N + c) : v, k); }, aside);
         }
     } else {
-        Nothing nothing;
         for (int c = 0; c < N; c++) {
             float in[N], y[N];
             for (int i = 0; i < N; i++) in[i] = x[i * N + c];
-            lee<way, N, float>(in, y, nothing);
+            if (way == Way::forward) lee_forward<N>(in, y);
+            else lee_inverse<N>(in, y);
             for (int i = 0; i < N; i++) scratch[i * N + c] = way == Way::forward ? y[i] * scale[i * N + c] : y[i];
         }
-        for (int i = 0; i < N * N; i += WIDTH) emit(i, load(scratch + i), i / WIDTH % 4);
+        for (int i = 0; i < N * N; i += WIDTH) emit(i, load(scratch + i), i / N);
     }
 }
 
-// A tile, by way of two scratch tiles, to emit(place, vector, chain), which may write to the first of them; chain counts 0 to 3, for sums
-// that need not wait. The scale is multiplied into the coefficients, after both passes forward and before both backward (kernels/dct.py).
+// A tile, by way of two scratch tiles, to emit(place, vector, row), which may write to the first of them. The scale is multiplied
+// into the coefficients, after both passes forward and before both backward (kernels/dct.py).
 template <Way way, int N, class Get, class Aside, class Emit>
 inline void transform_from(Get &get_, float *scratch, Aside &aside_, Emit &emit_) {
     Get get = get_;  // all in registers
@@ -171,11 +174,12 @@ inline void transform_from(Get &get_, float *scratch, Aside &aside_, Emit &emit_
     get_ = get, emit_ = emit;
 }
 
-template <Way way, bool clear, class Aside, class Emit> inline void transform_tile(float *in, float *scratch, int64_t side, Aside &aside, Emit &emit) {
-    FromTile<way, 8, clear> tile8 = {in};
-    FromTile<way, 16, clear> tile16 = {in};
-    FromTile<way, 32, clear> tile32 = {in};
-    FromTile<way, 64, clear> tile64 = {in};
+template <Way way, bool clear, class Aside, class Emit>
+inline void transform_tile(float *in, float *scratch, int64_t side, Aside &aside, Emit &emit, float factor = 1) {
+    FromTile<way, 8, clear> tile8 = {in, factor};
+    FromTile<way, 16, clear> tile16 = {in, factor};
+    FromTile<way, 32, clear> tile32 = {in, factor};
+    FromTile<way, 64, clear> tile64 = {in, factor};
     switch (side) {
         case 8: return transform_from<way, 8>(tile8, scratch, aside, emit);
         case 16: return transform_from<way, 16>(tile16, scratch, aside, emit);
@@ -190,23 +194,25 @@ template <bool past_caches> struct StoreAt {
     TW_INLINE void operator()(int64_t at, F v, int) { past_caches ? stream(out + at, v) : store(out + at, v); }
 };
 
+// The next rows lie behind these: two lines for each step beside the transform.
+struct FollowingRows {
+    const char *at;
+    TW_INLINE void line(int i) { prefetch(at + 128 * i), prefetch(at + 128 * i + 64); }
+    TW_INLINE void turn() {}
+};
+
 // WIDTH rows of 64 numbers, each a transform.
 template <Way way, bool past_caches> inline void transform_rows(const float *in, float *out) {
+    FollowingRows following = {(const char *)(in + 64 * WIDTH)};
     const float first = (float)std::sqrt(1.0 / 64), other = (float)std::sqrt(2.0 / 64);
     alignas(64) float turned[64 * WIDTH];
-    F x[64], y[64], rows[WIDTH];
-    Nothing nothing;
+    F y[64], rows[WIDTH];
     for (int u = 0; u < 64; u += WIDTH) {
         for (int i = 0; i < WIDTH; i++) rows[i] = load(in + i * 64 + u);
         store_transposed(rows, turned + u * WIDTH, WIDTH);
     }
-    for (int i = 0; i < 64; i++) {
-        x[i] = load(turned + i * WIDTH);
-        if (way == Way::inverse) x[i] *= i ? other : first;
-    }
-    lee<way, 64, F>(x, y, nothing);
-    if (way == Way::forward)
-        for (int i = 0; i < 64; i++) y[i] *= i ? other : first;
+    lee<way, 64>([&](int i) { return way == Way::inverse ? load(turned + i * WIDTH) * (i ? other : first) : load(turned + i * WIDTH); },
+                 [&](int k, F v) { y[k] = way == Way::forward ? v * (k ? other : first) : v; }, following);
     for (int u = 0; u < 64; u += WIDTH) store_transposed(y + u, turned + u, 64);
     for (int i = 0; i < 64 * WIDTH; i += WIDTH) past_caches ? stream(out + i, load(turned + i)) : store(out + i, load(turned + i));
 }

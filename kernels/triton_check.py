@@ -13,7 +13,7 @@ from thinwire.kernels.triton_quantise import FLOAT16, LARGEST, SIGN, SMALLEST, V
 from thinwire.kernels.triton_record import ELIAS_FANO, PLANES, read_bits, read_codes, read_place, read_scale, read_upper
 from thinwire.kernels.triton_shape import shape_of
 
-COEFFICIENTS = 1024  # that a program reads, where a row has not more
+COEFFICIENTS = 512  # that a program reads, where a row has not more
 NONE = tl.constexpr(1 << 30)
 
 

@@ -16,7 +16,7 @@ from thinwire.kernels.finish import Finish, Out, Sgd
 from thinwire.kernels.program import Program
 from thinwire.kernels.triton_dct import cosines, inverse_2d, lines_of
 from thinwire.kernels.triton_finish import OUT, SGD, STEP, finish_pool_kernel, finish_stretch, finish_tiles
-from thinwire.kernels.triton_launch import Sheets, check_size, launch, payload_words, resident, sheets_of
+from thinwire.kernels.triton_launch import Residents, Sheets, check_size, launch, payload_words, sheets_of
 from thinwire.kernels.triton_quantise import decode_values
 from thinwire.kernels.triton_record import read_bits, read_codes, read_place, read_scale, read_upper, silent_rows
 from thinwire.kernels.triton_shape import Shape, shape_of
@@ -41,6 +41,11 @@ def sum_all(payloads, row, valid, room, S: tl.constexpr, members: tl.constexpr, 
     total = _read_all(payloads, 0, row, valid, room, S, together)
     for m in range(1, members):
         total += _read_all(payloads, m, row, valid, room, S, together)
+    return mean_of(total, members)
+
+
+@triton.jit
+def mean_of(total, members: tl.constexpr):
     if members & (members - 1):
         total = tl.div_rn(total, tl.full(total.shape, members, tl.float32))
     elif members > 1:
@@ -56,9 +61,9 @@ def _read_all(payloads, m, row, valid, room, S: tl.constexpr, together: tl.const
     return decode_values(code, scale, silent_rows(code, column, column, scale, S), S)
 
 
-# Below, records are read of a few members at a time: tensors are `(S.group * S.lines, S.many)`, member after member. `notes` holds for
-# every cell of the rows how many members have sent it, times 2^16, and the last that did; `spots` which cells the members sent. Several
-# threads may hold one coefficient, so that a barrier stands between a read and the write that changes what was read.
+# Below, records are read of a few members at a time: tensors are `(S.group * S.lines, S.many)`, member after member. `spots` holds which
+# cells the members sent; `notes`, where each coefficient is divided by those who sent it, how many have, times 2^16, and the last that did.
+# Several threads may hold one coefficient, so that a barrier stands between a read and the write that changes what was read.
 
 
 @triton.jit
@@ -72,7 +77,7 @@ def members_of(first, here, spots, S: tl.constexpr, members: tl.constexpr):
 
 @triton.jit
 def add_some(payloads, row, here, sums, notes, spots, places, S: tl.constexpr, members: tl.constexpr, together: tl.constexpr):
-    """Add the coefficients of every member to `sums`, in member order, and note them."""
+    """Add the coefficients of every member to `sums`, in member order, and note them where there are `notes`."""
     line = tl.arange(0, S.group * S.lines)
     i = tl.arange(0, S.many)[None, :]
     positions = places + line[:, None] * S.many
@@ -91,22 +96,25 @@ def add_some(payloads, row, here, sums, notes, spots, places, S: tl.constexpr, m
         for turn in range(S.group):
             now = mine & (line // S.lines == turn)[:, None]
             before = tl.load(sums + cell, mask=now, other=0.0)
-            note = tl.load(notes + cell, mask=now, other=0)
-            tl.debug_barrier()
+            if notes is not None:
+                note = tl.load(notes + cell, mask=now, other=0)
+                tl.debug_barrier()
+                tl.store(notes + cell, ((note & -65536) + 65536) | m[:, None], mask=now)
+            else:
+                tl.debug_barrier()
             tl.store(sums + cell, before + value, mask=now)
-            tl.store(notes + cell, ((note & -65536) + 65536) | m[:, None], mask=now)
             tl.debug_barrier()
 
 
 @triton.jit
-def divide_some(here, sums, notes, spots, S: tl.constexpr, members: tl.constexpr, contributors: tl.constexpr):
-    """Divide each coefficient in `sums` once, by the members or by those that sent it: the last to come to it does."""
+def divide_some(here, sums, notes, spots, S: tl.constexpr, members: tl.constexpr):
+    """Divide each coefficient in `sums` once by those that sent it: the last to come to it does."""
     for first in range(0, members, S.group):
         m, mine, spot = members_of(first, here, spots, S, members)
         cell = tl.load(spot, mask=mine, other=0).to(tl.int32)
         note = tl.load(notes + cell, mask=mine, other=0)
         total = tl.load(sums + cell, mask=mine, other=0.0)
-        divisor = tl.maximum(note >> 16, 1).to(tl.float32) if contributors else tl.full(note.shape, members, tl.float32)
+        divisor = tl.maximum(note >> 16, 1).to(tl.float32)
         tl.debug_barrier()
         tl.store(sums + cell, tl.div_rn(total, divisor), mask=mine & ((note & 65535) == m[:, None]))
 
@@ -118,14 +126,15 @@ def clear_some(here, sums, notes, spots, S: tl.constexpr, members: tl.constexpr)
         _, mine, spot = members_of(first, here, spots, S, members)
         cell = tl.load(spot, mask=mine, other=0).to(tl.int32)
         tl.store(sums + cell, tl.zeros(cell.shape, tl.float32), mask=mine)
-        tl.store(notes + cell, tl.zeros_like(cell), mask=mine)
+        if notes is not None:
+            tl.store(notes + cell, tl.zeros_like(cell), mask=mine)
 
 
 @triton.jit(do_not_specialize=["total", "numel", "stretches", "lr", "keep", "mu"])
 def decode_kernel(
     payloads, sheets, starts, first, tiles, widths, table, pool, sums, notes, spots, anchor, buffer, total, numel, stretches, lr, keep, mu,
-    S: tl.constexpr, members: tl.constexpr, contributors: tl.constexpr, kind: tl.constexpr, turn: tl.constexpr, dtype: tl.constexpr,
-    even: tl.constexpr, together: tl.constexpr,
+    S: tl.constexpr, members: tl.constexpr, kind: tl.constexpr, turn: tl.constexpr, dtype: tl.constexpr, even: tl.constexpr,
+    together: tl.constexpr,
 ):  # fmt: skip
     """u = basis^-1(sum of the members' payloads / divisor), finished in place; stretch after stretch."""
     pid = tl.program_id(0)
@@ -133,7 +142,8 @@ def decode_kernel(
     column = tl.arange(0, S.width)[None, :]
     if S.sparse:
         sums += pid.to(tl.int64) * (S.lines * S.width)
-        notes += pid.to(tl.int64) * (S.lines * S.width)
+        if notes is not None:
+            notes += pid.to(tl.int64) * (S.lines * S.width)
         spots += pid.to(tl.int64) * ((members + S.group) * S.lines * S.many)
     parts: tl.constexpr = 2 if S.side == 64 else 1
     stretch = pid
@@ -151,12 +161,14 @@ def decode_kernel(
                 payloads, stretch.to(tl.int64) * S.lines + own, several, sums, notes, spots, spots + members * S.lines * S.many, S, members,
                 together,
             )  # fmt: skip
-            if members > 1:
-                divide_some(several, sums, notes, spots, S, members, contributors)
+            if notes is not None:
+                divide_some(several, sums, notes, spots, S, members)
                 tl.debug_barrier()
             u = tl.load(sums + line[:, None] * S.width + column)
             tl.debug_barrier()
             clear_some(several, sums, notes, spots, S, members)
+            if notes is None:
+                u = mean_of(u, members)
         else:
             u = sum_all(payloads, row, valid, tl.where(valid, count, 0) if S.flat else tl.where(valid, S.k, 0), S, members, together)
         if S.side:
@@ -179,6 +191,9 @@ def decode_kernel(
             )  # fmt: skip
         tl.debug_barrier()
         stretch += tl.num_programs(0)
+
+
+_RESIDENTS = Residents()
 
 
 def decode(program: Program, payloads: Sequence[Tensor], targets: Sequence[Tensor], finish: Finish, *, contributors: bool = False) -> None:
@@ -235,22 +250,36 @@ def _decode(
     device, table = words[0].device, found.layout
     parts = [part if part.dtype == dtype else None for part in found.tensors]
     stretches = -(-program.rows * program.chunk // (shape.lines * shape.chunk))
-    programs = min(stretches, resident(device)) if shape.sparse else stretches
+    constants = {
+        "S": shape, "members": len(words), "kind": terms.kind, "turn": terms.turn, "dtype": DTYPES[dtype], "even": found.even,
+        "together": all(payload.data_ptr() % 16 == 0 for payload in words),
+    }  # fmt: skip
+    noted = contributors and shape.sparse and len(words) > 1
+    key = (noted, terms.buffer is None, *constants.values())
+    programs = min(stretches, _RESIDENTS.on(device, key)) if shape.sparse else stretches
     lines = programs * shape.lines if shape.sparse else 0
     sums = torch.zeros(lines * shape.width, dtype=torch.float32, device=device)
-    notes = torch.zeros(lines * shape.width, dtype=torch.int32, device=device)
+    notes = torch.zeros(lines * shape.width, dtype=torch.int32, device=device) if noted else None
     spots = torch.empty(lines * shape.many * (len(words) + shape.group), dtype=torch.int16, device=device)
     pool = torch.empty(-(-table.pooled // program.chunk) * program.chunk, dtype=torch.float32, device=device)
     where = addresses([pool, *parts] if shape.side else parts, device)
     numbers = (terms.anchor, terms.buffer)
-    launch(
+    compiled = launch(
         decode_kernel, programs, addresses(words, device), where, table.starts, table.first, table.tiles, table.widths, cosines(device),
         pool, sums, notes, spots, *numbers, program.rows * program.chunk, table.numel, stretches, terms.lr, terms.keep, terms.mu,
-        S=shape, members=len(words), contributors=contributors and shape.sparse, kind=terms.kind, turn=terms.turn, dtype=DTYPES[dtype],
-        even=found.even, together=all(payload.data_ptr() % 16 == 0 for payload in words), warps=shape.warps,
-        registers=128 if terms.kind == SGD.value else None,  # left alone it spills a few
+        warps=shape.warps, registers=_registers(shape, terms), **constants,
     )  # fmt: skip
+    _RESIDENTS.note(device, key, compiled)
     launch(
         finish_pool_kernel, -(-table.pooled // POOL), pool, addresses(parts, device), table.runs, table.first, table.pooled, *numbers,
         terms.lr, terms.keep, terms.mu, size=POOL, kind=terms.kind, turn=terms.turn, dtype=DTYPES[dtype],
     )  # fmt: skip
+
+
+def _registers(shape: Shape, terms: _Terms) -> int | None:
+    """A thread's at most. Large tiles take up to 128 by themselves, but do with 96 without spilling: then five programs fit, not four."""
+    if terms.kind == SGD.value or (shape.sparse and shape.many > 1024):
+        return 128  # left alone it spills a few; so does below a dense one
+    if shape.sparse:
+        return 96 if shape.side == 64 else None
+    return 64

@@ -15,7 +15,7 @@ from thinwire.kernels.native import Encoded
 from thinwire.kernels.program import Program, Select
 from thinwire.kernels.triton_dct import cosines, forward_2d
 from thinwire.kernels.triton_launch import Sheets, check_size, launch, pool_of, sheets_of
-from thinwire.kernels.triton_quantise import LARGEST_BITS, VOTE, decode_values, encode_values, flush, magnitude_bits
+from thinwire.kernels.triton_quantise import LARGEST_BITS, SMALLEST, VOTE, decode_values, encode_values, flush, magnitude_bits
 from thinwire.kernels.triton_record import BITMAP, silent_rows, write_planes, write_scale, write_upper, write_values, write_words
 from thinwire.kernels.triton_select import select
 from thinwire.kernels.triton_shape import Shape, shape_of
@@ -47,9 +47,10 @@ def clean(x):
     bad = 0
     if wild:
         bad = -tl.sum((0 - magnitude_bits(x) + LARGEST_BITS) >> 31)
-    x = flush(x)
-    if wild:
+        x = flush(x)
         squares = tl.sum(x * x)
+    else:
+        x = tl.where(tl.abs(x) >= SMALLEST, x, 0.0)
     return x, bad, squares
 
 
@@ -78,11 +79,10 @@ def send_some(row, valid, payload, kept, places, words, S: tl.constexpr):
 
 
 @triton.jit
-def send_all(whole, row, room, payload, S: tl.constexpr):
-    """Write the records of rows of which everything is sent, `room (rows, 1)` numbers of each; what is left of them."""
+def send_all(whole, value, row, room, payload, S: tl.constexpr):
+    """Write the records of rows of which everything is sent, `room (rows, 1)` numbers of each; what is left of them. `value`: flushed."""
     at = payload + row[:, None] * S.record
     column = tl.arange(0, S.width)[None, :]
-    value = flush(whole)
     scale = write_scale(value, at, room > 0, S)
     code = encode_values(value, column, row, scale, S)
     write_values(code, at, room, S)
@@ -126,13 +126,15 @@ def encode_kernel(
     whole = x if gain is None else x * gain
     if held is not None:
         whole = flush(tl.load(held + base + at, mask=inside, other=0.0)) * decay + whole
+    # A source is clean, what was multiplied or added to may not be.
+    value = whole if S.side == 0 and gain is None and held is None else flush(whole)
     if code and not S.sparse:
-        whole = send_all(whole, row, tl.where(valid, count, 0) if S.flat else tl.where(valid, S.k, 0), payload, S)
+        whole = send_all(whole, value, row, tl.where(valid, count, 0) if S.flat else tl.where(valid, S.k, 0), payload, S)
     if kept is not None:
         tl.store(kept + base + at, whole, mask=inside)
     if code and S.sparse:
         mine = sets + pid.to(tl.int64) * (S.lines * S.width // 16)
-        words, rest = select(magnitude_bits(flush(whole)), places + row[:, None] * S.k, mine, valid, S)
+        words, rest = select(magnitude_bits(value), places + row[:, None] * S.k, mine, valid, S)
         tl.debug_barrier()
         rest += send_some(row, valid, payload, kept, places, words, S)
     elif kept is not None:
@@ -184,9 +186,17 @@ def encode(
     launch(
         encode_kernel, programs, where, table.starts, table.first, table.tiles, table.widths, cosines(device), anchors, held, *matrix,
         decay, None if gain == 1.0 else gain, S=shape, dtype=dtype, even=found.even, code=code, warps=shape.warps,
+        registers=_registers(shape, anchors),
     )  # fmt: skip
     del pools  # the launch has their addresses only
     return Encoded(payload, kept if state else None, stats.sum(0))
+
+
+def _registers(shape: Shape, anchors: Tensor | None) -> int | None:
+    """A thread's at most: large tiles do with 80, which triton 3.6 does not find by itself; with an anchor they would spill."""
+    if shape.side != 64:
+        return None
+    return 80 if anchors is None else 96
 
 
 def _where(

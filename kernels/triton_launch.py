@@ -16,10 +16,15 @@ def options(warps: int, registers: int | None) -> dict[str, Any]:
     return {"num_warps": warps, "enable_fp_fusion": False, **({"maxnreg": registers} if registers else {})}
 
 
-def launch(kernel: Any, grid: int, *args: Any, warps: int = 4, registers: int | None = None, **constants: Any) -> None:
-    """Run `grid` programs; `registers` a thread at most, where the compiler does badly by itself."""
-    if grid:
-        kernel[(grid,)](*args, **options(warps, registers), **constants)
+def launch(kernel: Any, grid: int, *args: Any, warps: int = 4, registers: int | None = None, **constants: Any) -> Any:
+    """Run `grid` programs, on the device of the first tensor; `registers` a thread at most, where the compiler does badly by itself.
+
+    Returns the compiled kernel; None where nothing ran, or in the interpreter.
+    """
+    if not grid:
+        return None
+    with torch.cuda.device_of(next(arg for arg in args if isinstance(arg, Tensor))):
+        return kernel[(grid,)](*args, **options(warps, registers), **constants)
 
 
 class Sheets(NamedTuple):
@@ -75,8 +80,28 @@ def payload_words(program: Program, payload: Tensor) -> Tensor:
     return payload.view(torch.int32)
 
 
-def resident(device: torch.device) -> int:
-    """How many kernel programs to start where each takes many rows; few in the interpreter, so that tests see that they do."""
-    if device.type != "cuda":
-        return 2
-    return int(8 * torch.cuda.get_device_properties(device).multi_processor_count)
+class Residents:
+    """How many programs of a kernel run at a time, where each takes many rows: one more would start when the others are done.
+
+    What was compiled is asked after its first launch; until then `FIRST` on a multiprocessor is the guess.
+    """
+
+    FIRST, REGISTERS = 4, 65536  # 4 programs of 128 threads with 128 registers each
+
+    def __init__(self) -> None:
+        self._fit: dict[Any, int] = {}
+
+    def on(self, device: torch.device, constants: Any) -> int:
+        """Few in the interpreter, so that tests see programs that take many rows."""
+        if device.type != "cuda":
+            return 2
+        return int(self._fit.get(constants, self.FIRST) * torch.cuda.get_device_properties(device).multi_processor_count)
+
+    def note(self, device: torch.device, constants: Any, compiled: Any) -> None:
+        """`compiled` is what `launch` returned."""
+        if device.type == "cuda" and compiled is not None and constants not in self._fit:
+            found, threads = torch.cuda.get_device_properties(device), 32 * compiled.metadata.num_warps
+            registers = -(-compiled.n_regs // 8) * 8
+            memory = getattr(found, "shared_memory_per_multiprocessor", 100 * 1024) // (compiled.metadata.shared + 1024)
+            most = found.max_threads_per_multi_processor // threads
+            self._fit[constants] = max(min(self.REGISTERS // (registers * threads), memory, most), 1)

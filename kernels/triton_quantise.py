@@ -19,7 +19,8 @@ LARGEST = tl.constexpr(2.0**100)
 LARGEST_BITS = tl.constexpr(0x71800000)
 ZERO_BLOCK = tl.constexpr(2.0**-100)
 HALF_CODE = tl.constexpr(1.5 * 2**23)  # added to a float below 2^22, leaves the nearest integer, half to even, in its low bits
-HALF_BITS = tl.constexpr(0x4B400000)
+WHOLE_BITS = tl.constexpr(0x4B000000)  # of 2^23, whose low bits count ones
+SURE = tl.constexpr(0.5 - 2.0**-15)  # two roundings more than a quotient's move a number below 128 by less than 2^-15
 SILENT = tl.constexpr((0x7F4A7C15, 0x9E3779B9))  # signs of a row that does not vote, 64 in turn
 
 
@@ -133,10 +134,12 @@ def encode_values(x, j, row, scale, S: tl.constexpr):
             code = tl.where(votes[:, None], code, silent_signs(j))
     elif S.coded == SIGN:
         code = ((x < 0) & (scale != 0)[:, None]).to(tl.uint32)
+    elif S.integer and S.seed == 0:
+        code = _nearest(x, scale, S)
     elif S.scale:
-        ratio = tl.div_rn(x, tl.broadcast_to(tl.where(scale == 0, 1.0, scale)[:, None], x.shape))
+        ratio = _ratio(x, scale)
         if S.integer:
-            number = _integers(ratio, scale, j, row, S) & ((1 << S.bits) - 1)
+            number = _at_random(ratio, scale, j, row, S) & ((1 << S.bits) - 1)
         else:
             size = to_short(tl.abs(ratio), S.mantissa, S.bias)
             number = _signed(tl.minimum(size, (1 << (S.bits - 1)) - 1 - (S.bits == 8)), ratio, S.bits)
@@ -151,13 +154,31 @@ def encode_values(x, j, row, scale, S: tl.constexpr):
 
 
 @triton.jit
-def _integers(ratio, scale, j, row, S: tl.constexpr):
-    if S.seed:
-        below = ratio.to(tl.int32)  # towards zero; `tl.floor` flushes denormals
-        below -= (below.to(tl.float32) > ratio).to(tl.int32)
-        number = below + ((ratio - below.to(tl.float32)) * 65536.0 > noise(scale, row, j, S.seed)).to(tl.int32)
+def _ratio(x, scale):
+    return tl.div_rn(x, tl.broadcast_to(tl.where(scale == 0, 1.0, scale)[:, None], x.shape))
+
+
+@triton.jit
+def _nearest(x, scale, S: tl.constexpr):
+    """round-half-even(x / scale), the quotient rounded first, in the low bits; none is beyond qmax, as the scale was rounded up.
+
+    A division costs as much as all the rest: where everything is sent, 1 / scale does unless some quotient lies beside a half.
+    """
+    if S.sparse:
+        shifted = _ratio(x, scale) + HALF_CODE
     else:
-        number = (ratio + HALF_CODE).to(tl.int32, bitcast=True) - HALF_BITS
+        ratio = x * tl.where(scale == 0, 0.0, tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), tl.where(scale == 0, 1.0, scale)))[:, None]
+        shifted = ratio + HALF_CODE
+        if tl.max(tl.abs(ratio - (shifted - HALF_CODE))) >= SURE:
+            shifted = _ratio(x, scale) + HALF_CODE
+    return shifted.to(tl.uint32, bitcast=True) & ((1 << S.bits) - 1)
+
+
+@triton.jit
+def _at_random(ratio, scale, j, row, S: tl.constexpr):
+    below = ratio.to(tl.int32)  # towards zero; `tl.floor` flushes denormals
+    below -= (below.to(tl.float32) > ratio).to(tl.int32)
+    number = below + ((ratio - below.to(tl.float32)) * 65536.0 > noise(scale, row, j, S.seed)).to(tl.int32)
     return tl.minimum(tl.maximum(number, -S.qmax), S.qmax)
 
 
@@ -177,8 +198,9 @@ def decode_values(code, scale, silent, S: tl.constexpr):
     elif S.coded == SIGN:
         value = tl.where(code != 0, -scale[:, None], scale[:, None])
     elif S.integer:
-        number = (code << (32 - S.bits)).to(tl.int32, bitcast=True) >> (32 - S.bits)
-        value = number.to(tl.float32) * scale[:, None]
+        top: tl.constexpr = 1 << (S.bits - 1)
+        whole = (code ^ (WHOLE_BITS | top)).to(tl.float32, bitcast=True)  # 2^23 + top + number; conversions are slow
+        value = (whole - (2.0**23 + top)) * scale[:, None]
     else:
         size = from_short((code & ((1 << (S.bits - 1)) - 1)).to(tl.int32), S.mantissa, S.bias)
         if S.scale:

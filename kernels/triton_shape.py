@@ -1,7 +1,7 @@
 """A `Program` as the powers of two that Triton's tensors need: how many rows one kernel program holds, and where fields of a record lie."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from thinwire.kernels.program import Index, Program, Select, Value
 
@@ -153,7 +153,7 @@ class Shape:
     def warps(self) -> int:
         if self.side:
             return 4
-        return min(max(self.lines * self.width // 512, 1), 16)
+        return min(max(self.lines * self.width // 512, self.k // 256 if self.sparse else 1, 1), 16)
 
 
 def words(bits: int) -> int:
@@ -172,6 +172,7 @@ def flat(program: Program) -> bool:
     return program.select == Select.ALL and not program.scale and not program.side and program.value != Value.VOTE and whole_words
 
 
+@lru_cache(maxsize=256)
 def shape_of(program: Program) -> Shape:
     """Raises `ValueError` for programs whose rows no kernel can hold."""
     made = program._replace(record=program.record // 4)

@@ -2,7 +2,7 @@
 
 Without tiles the matrix is the tensors end to end: a kernel program goes over the tensors that its stretch meets, mostly one. With tiles of
 side s every row is one s x s square of one sheet, read and written in place; what lies in no tile (the pool) is copied to and from a
-buffer of its own by two small kernels, and is then a sheet like the others. Addresses are int64, distances within a program int32.
+buffer of its own by two small kernels, and is then a sheet like the others. Addresses and the distances of a tile's lines are int64.
 """
 
 from collections.abc import Sequence
@@ -90,12 +90,15 @@ def _layout(shapes: tuple[tuple[int, ...], ...], side: int, stretch: int, device
 
 def addresses(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor:
     """The tensors' addresses as int64 on the device, 0 for None; the last sets are kept, as the same tensors come every round."""
-    return _addresses(tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors), str(device))
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return _addresses(tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors), str(device), stream)
 
 
 @lru_cache(maxsize=256)
-def _addresses(pointers: tuple[int, ...], device: str) -> Tensor:
-    return torch.tensor(pointers, dtype=torch.int64).to(device)
+def _addresses(pointers: tuple[int, ...], device: str, stream: int) -> Tensor:
+    """For kernels on this stream: the copy only queues there, as one from memory that is not pinned would wait for all before it."""
+    made = torch.tensor(pointers, dtype=torch.int64)
+    return made.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else made
 
 
 def aligned(tensors: Sequence[Tensor], side: int) -> bool:
@@ -203,7 +206,7 @@ def tile_lines(width, far: tl.constexpr, first: tl.constexpr, count: tl.constexp
     line = first + tl.arange(0, count)
     if far:
         line = side - 1 - line
-    return line[None, :, None] * width.to(tl.int32)[:, None, None] + place(side)[None, None, :]
+    return line[None, :, None].to(tl.int64) * width[:, None, None] + place(side)[None, None, :]
 
 
 @triton.jit

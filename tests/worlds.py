@@ -2,6 +2,7 @@
 
 import multiprocessing as mp
 import os
+import tempfile
 import threading
 import time
 import traceback
@@ -11,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import FileStore, TCPStore
 
 from thinwire.comms.local import LocalGroup
 
@@ -44,6 +45,13 @@ def run_ranks(
     this process, as torchrun's agent would keep it. Raises `RuntimeError` with a rank's traceback when it fails, and
     `TimeoutError` at the deadline; no process is left behind.
     """
+    with tempfile.TemporaryDirectory(prefix="thinwire-world-") as folder:
+        return _run_ranks(n, work, args, killed, agent_store, time.monotonic() + deadline_s, os.path.join(folder, "keys"))
+
+
+def _run_ranks(
+    n: int, work: Callable[..., Any], args: tuple[Any, ...], killed: Collection[int], agent_store: bool, deadline: float, keys: str
+) -> list[Any]:
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     port = store.port
     if not agent_store:
@@ -61,27 +69,28 @@ def run_ranks(
                 "MASTER_PORT": str(port),
                 "TORCHELASTIC_USE_AGENT_STORE": str(agent_store),
                 "TORCHELASTIC_RESTART_COUNT": "0",
+                "THINWIRE_TEST_KEYS": keys,
             }
             proc = _context.Process(target=_rank_main, args=(theirs, env, work, rank, args), daemon=True)
             proc.start()
             theirs.close()
             procs.append(proc)
             pipes.append(ours)
-        return _collect(procs, pipes, set(killed), time.monotonic() + deadline_s)
+        return _collect(procs, pipes, set(killed), deadline)
     finally:
         for proc in procs:
             proc.kill()
             proc.join()
 
 
-def wait_for_store_keys(*keys: str) -> None:
-    """In a rank: block until other ranks have called `set_store_key` for all `keys`."""
-    _test_store().wait(list(keys))
+def wait_for_keys(*keys: str) -> None:
+    """In a rank: block until other ranks have called `set_key` for all `keys`."""
+    _test_keys().wait(list(keys))
 
 
-def set_store_key(key: str) -> None:
-    """In a rank: let `wait_for_store_keys` of other ranks go on."""
-    _test_store().set(key, "1")  # no reply is awaited: who hosts the store may die of this
+def set_key(key: str) -> None:
+    """In a rank: let `wait_for_keys` of other ranks go on."""
+    _test_keys().set(key, "1")
 
 
 def thinwire_threads() -> list[str]:
@@ -89,10 +98,9 @@ def thinwire_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("thinwire")]
 
 
-def _test_store() -> Any:
-    return torch.distributed.PrefixStore(
-        "test", TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False)
-    )
+def _test_keys() -> FileStore:
+    # Not the store of the group: a new connection may keep that one busy for seconds, in a name server.
+    return FileStore(os.environ["THINWIRE_TEST_KEYS"])
 
 
 def _rank_main(pipe: Connection, env: dict[str, str], work: Callable[..., Any], rank: int, args: tuple[Any, ...]) -> None:

@@ -42,7 +42,7 @@ class DeMo:
 
     def __init__(self, like: Tensor, code: Any | None) -> None:
         if code is None:
-            self._transform: Any = Tiles(like.shape)
+            self._transform: Any = Tiles(like)
             self._compress: Any = Largest()
         else:
             self._transform = code.TransformDCT([{"params": [torch.nn.Parameter(like)]}], SIDE)
@@ -80,9 +80,9 @@ def cosines(n: int) -> Tensor:
 class Tiles:
     """The 2-D DCT of 64 x 64 tiles by matrix products."""
 
-    def __init__(self, shape: torch.Size) -> None:
-        self._shape = shape
-        self._basis = cosines(SIDE)
+    def __init__(self, like: Tensor) -> None:
+        self._shape = like.shape
+        self._basis = cosines(SIDE).to(like.device)
 
     def encode(self, x: Tensor) -> Tensor:
         height, width = x.shape

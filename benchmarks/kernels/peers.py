@@ -187,7 +187,7 @@ def decode_top_k(codes: Tensor, index: Tensor, scale: Tensor, weight: Tensor, lr
     members, rows, _ = codes.shape
     values = (codes.to(torch.float32) * scale).transpose(0, 1).reshape(rows, -1)
     places = index.transpose(0, 1).reshape(rows, -1).to(torch.int64)
-    total = torch.zeros(rows, SIDE * SIDE).scatter_add(1, places, values)
+    total = weight.new_zeros(rows, SIDE * SIDE).scatter_add(1, places, values)
     tiles = BASIS.T @ (total / members).view(rows, SIDE, SIDE) @ BASIS
     height, width = weight.shape
     update = tiles.view(height // SIDE, width // SIDE, SIDE, SIDE).transpose(1, 2).reshape(weight.shape)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from shutil import which
 from statistics import median
 from typing import Any
 
@@ -72,6 +73,8 @@ def commit() -> str:
     root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
+        if which("git") is None:
+            return ""
         return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
 
     return (git("rev-parse", "--short=12", "HEAD") or "uncommitted") + ("+changes" if git("status", "--porcelain") else "")

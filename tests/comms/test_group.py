@@ -3,12 +3,14 @@
 import copy
 import pickle
 import threading
+import time
 
 import pytest
 import torch
 
 from tests.comms.laws import LAWS, PLAN, begin, payload_of, same, told
 from tests.worlds import run_threads, thinwire_threads
+from thinwire.comms import group as group_module
 from thinwire.comms.group import FIRST_S, Patience
 from thinwire.comms.local import LocalGroup
 from thinwire.comms.wire import RoundKey
@@ -21,13 +23,15 @@ def test_law(law: str, n: int) -> None:
 
 
 def test_at_the_deadline_the_round_goes_on_without_the_late_who_get_the_same() -> None:
-    a, b, c = LocalGroup.world(3, timeout_s=0.2)
+    a, b, c = LocalGroup.world(3, timeout_s=20.0)
+    a._patience = b._patience = Patience(1.0)
     early = [begin(group, 0, payload_of(group.rank, 8)) for group in (a, b)]
     agreed = same([told(p.wait()) for p in early])
     assert agreed is not None
     assert agreed.members == (0, 1)
     assert agreed.skipped == {2: "missed the deadline"}
     assert told(begin(c, 0, payload_of(2, 8)).wait()) == agreed
+    a._patience = b._patience = Patience(20.0)
     pending = [begin(group, 1, payload_of(group.rank, 8)) for group in (a, b, c)]
     assert same([told(p.wait()) for p in pending]).members == (0, 1, 2)
     for group in (a, b, c):
@@ -131,7 +135,23 @@ def test_patience_is_learnt_from_the_slowest_recent_round() -> None:
     assert Patience(0.5).seconds() == 0.5
 
 
-def test_a_courier_that_hangs_does_not_hang_the_caller() -> None:
+def test_a_courier_that_comes_back_some_seconds_late_costs_nobody_its_place() -> None:
+    """As one does whose store was busy."""
+
+    class Late(LocalGroup):
+        def _settle(self, job, deadline):  # type: ignore[no-untyped-def]
+            time.sleep(1.5)
+            return super()._settle(job, deadline)
+
+    (late,) = Late.world(1, timeout_s=0.1)
+    assert begin(late, 0, payload_of(0, 8)).wait().members == (0,)
+    assert late.error is None
+    late.leave()
+
+
+def test_a_courier_that_hangs_does_not_hang_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_module, "SLACK_S", 0.5)
+
     class Hanging(LocalGroup):
         def _settle(self, job, deadline):  # type: ignore[no-untyped-def]
             release.wait(30)

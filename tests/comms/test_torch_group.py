@@ -11,13 +11,18 @@ import torch
 import torch.distributed as dist
 
 from tests.comms.laws import LAWS, begin, payload_of, same, told
-from tests.worlds import run_ranks, set_store_key, thinwire_threads, wait_for_store_keys
-from thinwire.comms.group import Group
+from tests.worlds import run_ranks, set_key, thinwire_threads, wait_for_keys
+from thinwire.comms.arbiter import Arbiter
+from thinwire.comms.group import Group, Patience
 from thinwire.comms.torch_group import TorchGroup
+
+# No test waits for this deadline: it is long so that a busy machine meets it. Where one has to run out, `expire` sets a short one for
+# that round alone.
+AMPLE_S = 40.0
 
 
 def obey_all_laws(rank: int) -> dict[str, Any]:
-    group = TorchGroup.from_env(timeout_s=20)
+    group = TorchGroup.from_env(timeout_s=AMPLE_S)
     results = {name: law.do(group) for name, law in LAWS.items()}
     assert not dist.is_initialized()
     group.leave()
@@ -47,10 +52,10 @@ def exchange_once(group: Group, round_: int = 0, **how: Any) -> Any:
 def through_process_group(rank: int) -> Any:
     dist.init_process_group("gloo")
     pair = dist.new_group([1, 2])  # not the default group: member ids are ranks within it
-    everybody = TorchGroup(dist.group.WORLD, timeout_s=20)
+    everybody = TorchGroup(dist.group.WORLD, timeout_s=AMPLE_S)
     out: list[Any] = [exchange_once(everybody), exchange_once(everybody, 1, reduce=True)]
     if rank:
-        group = TorchGroup(pair, timeout_s=20)
+        group = TorchGroup(pair, timeout_s=AMPLE_S)
         assert group.rank == rank - 1
         assert group.global_ranks == (1, 2)
         out.append(exchange_once(group))
@@ -74,7 +79,7 @@ def through_mesh(rank: int) -> Any:
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("region", "shard"))
     with pytest.raises(ValueError, match="name the one"):
         TorchGroup.from_mesh(mesh)
-    group = TorchGroup.from_mesh(mesh, "region", timeout_s=20)
+    group = TorchGroup.from_mesh(mesh, "region", timeout_s=AMPLE_S)
     out = exchange_once(group), group.global_ranks
     group.leave()
     dist.destroy_process_group()
@@ -88,7 +93,7 @@ def test_one_dimension_of_a_device_mesh_carries_rounds() -> None:
 
 
 def host_the_store(rank: int) -> Any:
-    groups = [TorchGroup.from_env(timeout_s=20) for _ in range(2)]  # two groups of one world do not meet each other's keys
+    groups = [TorchGroup.from_env(timeout_s=AMPLE_S) for _ in range(2)]  # two groups of one world do not meet each other's keys
     out = [exchange_once(group) for group in groups]
     for group in groups:
         group.leave()
@@ -123,7 +128,7 @@ def test_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 def name_a_wrong_interface(rank: int) -> str:
     os.environ["GLOO_SOCKET_IFNAME"] = "nope0"
     with pytest.raises(ConnectionError) as caught:
-        TorchGroup.from_env(join_timeout_s=5)
+        TorchGroup.from_env(join_timeout_s=AMPLE_S)
     return str(caught.value)
 
 
@@ -136,20 +141,25 @@ def test_a_wrong_interface_is_named_with_the_remedy() -> None:
 # -- deaths --------------------------------------------------------------------------------------------------------------------
 
 
+def expire(group: Group, timeout_s: float) -> None:
+    """Exchanges from now on end by `timeout_s`: half of it for the data, the rest to find out who is missing."""
+    group._patience = Patience(timeout_s)
+
+
 def outlive(rank: int, victim: int, how: str) -> Any:
     """Two good rounds, then `victim` goes while the others wait in the third; the survivors do three more."""
-    group = TorchGroup.from_env(timeout_s=8)
+    group = TorchGroup.from_env(timeout_s=AMPLE_S)
     n = len(group.members)
     out: list[Any] = [exchange_once(group, i) for i in range(2)]
     if rank == victim:
-        wait_for_store_keys(*(f"waiting{other}" for other in range(n) if other != victim))
+        wait_for_keys(*(f"waiting{other}" for other in range(n) if other != victim))
         if how == "leave":
             group.leave()
             return None
         os.kill(os.getpid(), getattr(signal, how))
     began = time.monotonic()
     pending = begin(group, 2, payload_of(rank, 64))
-    set_store_key(f"waiting{rank}")
+    set_key(f"waiting{rank}")
     out.append(told(pending.wait()))
     seconds = time.monotonic() - began
     missing = pending.missing
@@ -166,7 +176,7 @@ def test_survivors_finish_the_round_among_themselves_within_the_deadline(n: int,
     results = run_ranks(n, outlive, victim, how, killed={victim} if how == "SIGKILL" else ())
     survivors = [rank for rank in range(n) if rank != victim]
     out, _, missing, described, members = same([(*results[rank][:1], 0, *results[rank][2:]) for rank in survivors])
-    assert max(results[rank][1] for rank in survivors) < 8
+    assert max(results[rank][1] for rank in survivors) < AMPLE_S
     assert missing == described
     assert missing.keys() == {victim}
     assert missing[victim] == ("gave no sign of life" if how == "SIGKILL" else "has left")
@@ -178,35 +188,42 @@ def test_survivors_finish_the_round_among_themselves_within_the_deadline(n: int,
 
 
 def stop_one(rank: int) -> Any:
-    group = TorchGroup.from_env(timeout_s=3)
+    group = TorchGroup.from_env(timeout_s=AMPLE_S)
     out = [exchange_once(group)]
     if rank == 2:
         os.kill(os.getpid(), signal.SIGSTOP)
+    expire(group, 6)
     began = time.monotonic()
     pending = begin(group, 1, payload_of(rank, 64))
     out.append(told(pending.wait()))
     seconds = time.monotonic() - began
+    expire(group, AMPLE_S)
     out.append(exchange_once(group, 1))
     group.leave()
     return out, seconds, pending.missing
 
 
 def test_a_stopped_member_costs_one_round_at_the_deadline() -> None:
-    for out, seconds, missing in run_ranks(3, stop_one, killed={2})[:2]:
-        assert out[0].members == (0, 1, 2)
-        assert out[1] is None
-        assert out[2].members == (0, 1)
-        assert seconds < 3
+    results = run_ranks(3, stop_one, killed={2})[:2]
+    out = same([result[0] for result in results])
+    assert out[0].members == (0, 1, 2)
+    assert out[1] is None
+    assert out[2].members == (0, 1)
+    for _, seconds, missing in results:
+        assert seconds < 6
         assert missing == {2: "gave no sign of life"}
 
 
 def come_back(rank: int) -> Any:
     """Member 2 is stopped in an exchange, is counted as lost, and wakes up again."""
-    group = TorchGroup.from_env(timeout_s=3)
+    group = TorchGroup.from_env(timeout_s=AMPLE_S)
     pids = group.gather_bytes(str(os.getpid()).encode())
     if rank == 2:
         os.kill(os.getpid(), signal.SIGSTOP)
-    out = [exchange_once(group), exchange_once(group)]
+    expire(group, 6)
+    out = [exchange_once(group)]
+    expire(group, AMPLE_S)
+    out.append(exchange_once(group))
     if rank == 0:
         os.kill(int((pids or [])[2]), signal.SIGCONT)
     error = group.error
@@ -223,15 +240,18 @@ def test_a_member_that_wakes_up_after_it_was_counted_as_lost_takes_no_part() -> 
 
 def compute_too_long(rank: int) -> Any:
     """Member 1 begins the second round only after the others gave it up; an exchange fails for all of them or for none."""
-    group = TorchGroup.from_env(timeout_s=2)
+    group = TorchGroup.from_env(timeout_s=AMPLE_S)
     out: list[Any] = [exchange_once(group)]
     if rank == 1:
-        wait_for_store_keys("gave up 0", "gave up 2")
+        wait_for_keys("gave up 0", "gave up 2")
+    else:
+        expire(group, 6)
     began = time.monotonic()
     pending = begin(group, 1, payload_of(rank, 64))
     out.append(told(pending.wait()))
     seconds = time.monotonic() - began
-    set_store_key(f"gave up {rank}")
+    set_key(f"gave up {rank}")
+    expire(group, AMPLE_S)
     out.append(exchange_once(group, 1))
     described = group.describe()
     group.leave()
@@ -243,16 +263,14 @@ def test_a_late_member_fails_the_round_for_all_and_stays_a_member() -> None:
     out = same([result[0] for result in results])
     assert out[0].members == out[2].members == (0, 1, 2)
     assert out[1] is None
-    assert results[0][1] < 2
-    assert results[1][1] < 0.5
+    assert results[0][1] < 6
+    assert results[1][1] < AMPLE_S / 4  # it is told at once, and waits for nobody
     assert results[0][3] == results[2][3] == {1: "is alive, but had not begun this exchange"}
     assert all("by the deadline" in result[2] and not result[4] for result in results)
 
 
 def die_between_data_and_vote(rank: int) -> Any:
-    from thinwire.comms.arbiter import Arbiter
-
-    group = TorchGroup.from_env(timeout_s=16)
+    group = TorchGroup.from_env(timeout_s=AMPLE_S)
     out: list[Any] = [exchange_once(group)]
     if rank == 1:
         Arbiter.vote = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
@@ -266,12 +284,12 @@ def test_a_payload_is_not_counted_when_its_sender_died_before_the_vote() -> None
     results = run_ranks(3, die_between_data_and_vote, killed={1})
     out = same([results[rank][0] for rank in (0, 2)])
     assert [exchange.members for exchange in out] == [(0, 1, 2), (0, 2), (0, 2)]
-    assert max(results[rank][1] for rank in (0, 2)) < 10
+    assert max(results[rank][1] for rank in (0, 2)) < AMPLE_S / 2  # 4 s on a quiet machine
 
 
 def dwindle(rank: int) -> Any:
     """Ranks 3, 2 and 1 die one after the other, between rounds, while rank 0 goes on."""
-    group = TorchGroup.from_env(timeout_s=8)
+    group = TorchGroup.from_env(timeout_s=AMPLE_S)
     out: list[Any] = []
     for round_ in range(4):
         if rank == 4 - round_:
@@ -291,12 +309,12 @@ def test_the_last_survivor_is_told_that_it_is_alone() -> None:
 
 
 def lose_the_store(rank: int) -> Any:
-    group = TorchGroup.from_env(timeout_s=6)
+    group = TorchGroup.from_env(timeout_s=AMPLE_S)
     exchange_once(group)
     if rank == 0:
-        wait_for_store_keys("ready1", "ready2")
+        wait_for_keys("ready1", "ready2")
         os.kill(os.getpid(), signal.SIGKILL)
-    set_store_key(f"ready{rank}")
+    set_key(f"ready{rank}")
     began = time.monotonic()
     pending = begin(group, 1, payload_of(rank, 64))
     assert pending.wait() is None
@@ -308,21 +326,21 @@ def lose_the_store(rank: int) -> Any:
 def test_without_the_store_survivors_fail_fast() -> None:
     for error, seconds in run_ranks(3, lose_the_store, killed={0}, agent_store=False)[1:]:
         assert "store" in error
-        assert seconds < 3
+        assert seconds < AMPLE_S / 2  # at once, but for the name server that torch asks before it says so
 
 
 def lose_one_of_a_given_group(rank: int, how: str) -> Any:
     dist.init_process_group("gloo")
-    group = TorchGroup(dist.new_group([0, 1, 2]), timeout_s=8)
+    group = TorchGroup(dist.new_group([0, 1, 2]), timeout_s=AMPLE_S)
     out: list[Any] = [exchange_once(group)]
     if rank == 2:
         if how == "leave":
             group.leave()
-            wait_for_store_keys("done0", "done1")  # its own group stays open, as it is not ours to close
+            wait_for_keys("done0", "done1")  # its own group stays open, as it is not ours to close
             return None
         os.kill(os.getpid(), signal.SIGKILL)
     out += [exchange_once(group, i + 1) for i in range(2)]
-    set_store_key(f"done{rank}")
+    set_key(f"done{rank}")
     group.leave()
     return out
 
@@ -341,7 +359,7 @@ def receive_differently(rank: int) -> Any:
     """Rank 1 receives other bytes than the rest: once in an all-gather, once in one shard."""
     from thinwire.comms import torch_group
 
-    group = TorchGroup.from_env(timeout_s=8)
+    group = TorchGroup.from_env(timeout_s=AMPLE_S)
     plain = torch_group._TorchLink._move
 
     def damaged(link: Any, kind: str, flat: torch.Tensor, nbytes: int) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.optim.problem import adamw, backward, learn, model, run_members, weights
-from tests.worlds import run_ranks, set_store_key, wait_for_store_keys
+from tests.worlds import run_ranks, set_key, wait_for_keys
 from thinwire import ConfigError, DeMo, DiLoCo, LocalGroup, RoundInfo, TorchGroup
 from thinwire.comms import wire
 from thinwire.comms.group import Patience
@@ -407,16 +407,20 @@ def behind(rank: int) -> tuple[bytes, int]:
 
     def told(info: RoundInfo) -> None:
         if info.error is not None and rank == 0:
-            set_store_key(f"failed {len(failed)}")
+            set_key(f"failed {len(failed)}")
             failed.append(info.error)
+            if len(failed) == 3:
+                group._patience = Patience(40.0)
 
     net = model()
-    group = TorchGroup.from_env(timeout_s=2.0)
+    group = TorchGroup.from_env(timeout_s=40.0)
     opt = make("blockmax", net, group, on_round=told)
     for step in range(5):
         learn(net, opt, step, rank)
     if rank == 1:
-        wait_for_store_keys("failed 0", "failed 1", "failed 2")
+        wait_for_keys("failed 0", "failed 1", "failed 2")
+    else:
+        group._patience = Patience(4.0)
     opt.close()
     group.leave()
     return weights(net).numpy().tobytes(), len(failed)
