@@ -24,16 +24,7 @@ class Denormals {
 #endif
 };
 
-// v, or +0 for a denormal.
-TW_INLINE F normal(F v) {
-#if defined(__AVX512F__)
-    return (F)_mm512_maskz_mov_ps(_mm512_test_epi32_mask((__m512i)v, _mm512_set1_epi32(0x7F800000)), (__m512)v);
-#else
-    return floats(bits(v) & (magnitude(v) >= SMALLEST));
-#endif
-}
-
-// The same where that is on: `flushed` for bits, `usable` for arithmetic.
+// `normal` where that is on: `flushed` for bits, `usable` for arithmetic.
 TW_INLINE F flushed(F v) {
 #if defined(__SSE2__)
     return v + 0.0f;

@@ -109,7 +109,7 @@ template <int bits_> struct DenseStochastic : DenseInt<bits_> {
         F low = nearest(y);
         low -= floats(::bits(all(1.0f)) & (low > y));
 #endif
-        return to_int(low) - (y - low > noise);
+        return (I)((U)to_int(low) - (U)(y - low > noise));
 #endif
     }
     TW_INLINE void codes(const F *v, int64_t at, I *code, F *sent) const {
@@ -142,16 +142,16 @@ template <int bits_, int MANTISSA, int SMALLEST_EXPONENT> struct DenseMinifloat 
         const F rounded = fused(floats(power), all((float)(1 << DROPPED)), y);  // the product is exact
 #else
         const I power = larger(::bits(y) & 0x7F800000, ::bits(lowest));
-        const F rounded = abs_of(y) + floats(power + ((DROPPED << 23) + START));
+        const F rounded = abs_of(y) + floats((I)((U)power + (uint32_t)((DROPPED << 23) + START)));  // of NaN: anything
 #endif
-        const I code = ::bits(rounded) + (I)((U)power >> DROPPED);  // its last bits
+        const I code = (I)((U)::bits(rounded) + ((U)power >> DROPPED));  // its last bits
         return either(all_int(SIZE), code, (I)((U)::bits(v) >> (32 - bits)));
     }
     TW_INLINE void codes(const F *v, int64_t, I *code, F *sent) const {
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) {
             code[i] = code_of(v[i]);
-            const I size = code[i] & SIZE, minus = (code[i] << (32 - bits)) & INT32_MIN & ~(size == 0);
+            const I size = code[i] & SIZE, minus = (I)((U)code[i] << (32 - bits)) & INT32_MIN & ~(size == 0);
             sent[i] = floats(::bits((bits == 8 ? from_fp8(size) : from_fp4(size)) * quotient.scale) | minus);
         }
     }
