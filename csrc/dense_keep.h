@@ -37,10 +37,10 @@ __attribute__((noinline)) Accumulated accumulate_dense(const Parts &parts_, int6
             F v = y * grow;
             if (has_held) {
                 const F old = load(held + i * WIDTH);
-                most_held[i % 4] = largest_magnitude(most_held[i % 4], old);
+                most_held[i % 4] = floats(larger(bits(most_held[i % 4]), magnitude(old)));  // of NaN: NaN
                 v = normal(old) * keep + v;
             }
-            most[i % 4] = largest_magnitude(most[i % 4], v);
+            most[i % 4] = floats(larger(bits(most[i % 4]), magnitude(v)));
             store(to + i * WIDTH, v);
         }
     };

@@ -72,6 +72,9 @@ def test_unusual_rows_among_usual_ones_are_the_reference(name: str) -> None:
             same(made.payload, payload)
             same(made.kept, kept)
             assert made.stats[0] == bad > 0
+            alone = native.encode(program, [source_of(program, x)], held=given, decay=decay, gain=gain, state=False, threads=1)
+            same(alone.payload, payload)
+            assert native.check(program, alone.payload) == -1
 
 
 @pytest.mark.parametrize("name", ["dct-topk", "blockmax", "topk64-bf16"])
