@@ -136,8 +136,6 @@ void encode_rows(const TwEncode &job, int64_t begin, int64_t end) {
     fence();
 }
 
-void encode_dense(const TwEncode &job, int64_t begin, int64_t end);
-
 void encode(const TwEncode &job, int64_t begin, int64_t end) {
     const tw_program &p = job.program;
     const bool dense = p.select == S_ALL && !p.side && job.payload && p.value != V_VOTE;

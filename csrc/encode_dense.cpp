@@ -4,11 +4,6 @@
 #include "record.h"
 #include "widen.h"
 
-namespace TW_NAMESPACE {
-void encode_rows(const TwEncode &job, int64_t begin, int64_t end);
-void encode_dense(const TwEncode &job, int64_t begin, int64_t end);
-}
-
 namespace {
 
 constexpr float TINY = 0x1p-48f;  // of rows with a smaller maximum too many squares are no floats

@@ -58,3 +58,10 @@ struct TwTransform {
     int64_t index_unpack(const uint8_t *in, int64_t rows, int64_t k, int64_t chunk, int coding, int rice, int64_t stride,              \
                          const int64_t *sizes, uint16_t *index);             \
     }
+
+#ifdef TW_NAMESPACE
+namespace TW_NAMESPACE {
+void encode_rows(const TwEncode &job, int64_t begin, int64_t end);   // any row
+void encode_dense(const TwEncode &job, int64_t begin, int64_t end);  // where every coefficient is sent, without a basis
+}
+#endif

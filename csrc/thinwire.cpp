@@ -151,6 +151,16 @@ TW_ON_ISA(transform, TwTransform)
 // Below 65536 coefficients waking a thread costs more than it saves; and nobody means a million threads.
 int threads_for(int threads, int64_t coefficients) { return coefficients < 65536 ? 1 : threads < 256 ? threads : 256; }
 
+// Memory for a result of each unit, kept from call to call: a free of 64 KB or more may make the C library give back all that others have
+// freed, which takes milliseconds.
+template <class T> T *each_unit(int64_t count) {
+    constexpr size_t MOST = 1 << 20;  // bytes that are kept
+    thread_local std::vector<T> kept;
+    if (kept.capacity() * sizeof(T) > MOST && (size_t)count * sizeof(T) <= MOST) std::vector<T>().swap(kept);
+    kept.resize(std::max(kept.size(), (size_t)count));
+    return kept.data();
+}
+
 // Whether each of `rows` times k places is above the one before and below chunk: other ones would be written anywhere.
 bool ascending(const uint16_t *index, int64_t rows, int64_t k, int64_t chunk) {
     unsigned wrong = 0;
@@ -182,8 +192,8 @@ int64_t tw_encode(const tw_program *program, const tw_sheet *sources, int64_t sh
     if (!lay_out(*program, sources, sheets, true, layout)) return TW_BAD_LAYOUT;
     if (!stats || (program->rows && !payload && !kept) || (kept && kept == held)) return TW_BAD_ARGUMENT;
     const TwUnits units = units_of(*program);
-    std::vector<double> each(3 * (size_t)units.count);
-    TwEncode job = {*program, &layout, units, anchor, held, decay, gain, payload, kept, each.data()};
+    double *const each = each_unit<double>(3 * units.count);
+    TwEncode job = {*program, &layout, units, anchor, held, decay, gain, payload, kept, each};
     tw_parallel(threads_for(threads, program->rows * program->chunk), units.count, range<TwEncode, on_isa_encode>, &job);
     for (int i = 0; i < 3; i++) {
         stats[i] = 0;
@@ -196,11 +206,11 @@ int64_t tw_check(const tw_program *program, const uint8_t *payload, int threads)
     if (!program || !known(*program)) return TW_BAD_PROGRAM;
     if (!payload && program->rows) return TW_BAD_ARGUMENT;
     const TwUnits units = units_of(*program);
-    std::vector<int64_t> bad((size_t)units.count);
-    TwCheck job = {*program, units, payload, bad.data()};
+    int64_t *const bad = each_unit<int64_t>(units.count);
+    TwCheck job = {*program, units, payload, bad};
     tw_parallel(threads_for(threads, program->rows * program->chunk), units.count, range<TwCheck, on_isa_check>, &job);
-    for (int64_t row : bad)
-        if (row >= 0) return row;
+    for (int64_t unit = 0; unit < units.count; unit++)
+        if (bad[unit] >= 0) return bad[unit];
     return -1;
 }
 
