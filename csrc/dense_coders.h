@@ -6,17 +6,6 @@
 
 namespace {
 
-// a * b + c, rounded once where that is quicker: for statistics and exact products.
-TW_INLINE F fused(F a, F b, F c) {
-#if defined(__AVX512F__)
-    return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__)
-    return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#else
-    return a * b + c;
-#endif
-}
-
 TW_INLINE F abs_of(F v) { return floats(magnitude(v)); }
 
 // Bits of a where `which` has ones, else of b.

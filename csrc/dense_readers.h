@@ -3,6 +3,7 @@
 #include "narrow.h"
 #include "quantise.h"
 #include "record.h"
+#include "widen.h"
 
 namespace {
 
@@ -73,17 +74,7 @@ struct ReadSign {
 template <bool brain> struct ReadHalf {
     static constexpr int bits = 16;
     static TW_INLINE F unit(const uint8_t *in, int i) {
-        I code;
-#if defined(__AVX512F__)
-        code = (I)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)in + i));
-#elif defined(__AVX2__)
-        code = (I)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)in + i));
-#else
-        uint16_t half[WIDTH];
-        std::memcpy(half, in + 2 * WIDTH * i, sizeof half);
-        for (int j = 0; j < WIDTH; j++) code[j] = half[j];
-#endif
-        return brain ? from_bf16(code) : from_fp16(code);
+        return load_source<brain ? TW_BFLOAT16 : TW_FLOAT16>((const char *)in + 2 * WIDTH * i);
     }
 };
 

@@ -193,19 +193,23 @@ TW_INLINE I lanes() {
     return v;
 }
 
+// a * b + c, rounded once where that is quicker: for statistics and exact products.
+TW_INLINE F fused(F a, F b, F c) {
+#if defined(__AVX512F__)
+    return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
 // 64 partial sums, so that additions need not wait for each other, in the same order at every width.
 struct Sum {
     F part[64 / WIDTH] = {};
     TW_INLINE void add(int place, F v) { part[place] += v; }  // place: which vector of a block of 64
-    // Sums of squares are told, never sent or kept: only here may a product and a sum be fused.
     TW_INLINE void add_square(int place, F v) {
-#if defined(__AVX512F__)
-        part[place] = (F)_mm512_fmadd_ps((__m512)v, (__m512)v, (__m512)part[place]);
-#elif defined(__FMA__)
-        part[place] = (F)_mm256_fmadd_ps((__m256)v, (__m256)v, (__m256)part[place]);
-#else
-        part[place] += v * v;
-#endif
+        part[place] = fused(v, v, part[place]);
     }
     // Of a sum of squares: none was of NaN, Inf, or a number of 2^64 or more.
     static bool sane(double total) { return total <= 0x1p127; }

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.kernels import ours
+from benchmarks.kernels import ours, trouble
 from thinwire.comms import CODECS, BlockMax, Codec, Int4, Pack, chain
 from thinwire.comms.recipes import codec as named
 from thinwire.kernels import native, reference_entries, triton_check, triton_decode, triton_encode
@@ -31,7 +31,6 @@ OTHERS = [
 _ONE_NAME = {MADE.get(name) or named(name): name for name in [*OTHERS, *CODECS, *TABLE]}  # some codecs have several
 NAMES = sorted(_ONE_NAME.values(), key=lambda name: "dct" not in name)  # tiles first: they compile longest
 KINDS = ("ties", "specials", "normal", "zeros", "sparse", "denormal", "wide")
-SPECIALS = (0.0, -0.0, 1.0, -1.0, 1e-45, -1e-39, 2.0**-126, 2.0**-101, 2.0**100, -(2.0**101), np.inf, -np.inf, np.nan, 65504.0, 1e6)
 ODD = ((), (65, 130), (131,), (0, 4), (8, 3, 5, 5), (64, 64), (127, 3))
 SMALL = ((), (17, 34), (31,), (0, 4), (8, 3, 2, 2), (8, 8), (15, 3))
 TROUBLE = "rows of trouble"
@@ -197,21 +196,7 @@ def _checked(job: Job, program: Program, payload: Tensor) -> Iterator[Result]:
 
 def rows(kind: str, n: int, chunk: int, seed: int) -> Tensor:
     """`(n, chunk)` of one kind of trouble."""
-    generator = np.random.default_rng(seed)
-    x = generator.standard_normal((n, chunk), np.float32)
-    if kind == "ties":
-        x = np.rint(x)
-    elif kind == "zeros":
-        x[:] = 0
-    elif kind == "sparse":
-        x[generator.random(x.shape) < 0.95] = 0
-    elif kind == "denormal":
-        x *= np.float32(1e-39)
-    elif kind == "specials":
-        x = generator.choice(np.array(SPECIALS, np.float32), x.shape)
-    elif kind == "wide":
-        x *= np.exp2(generator.integers(-60, 60, x.shape)).astype(np.float32)
-    return torch.from_numpy(x)
+    return torch.from_numpy(trouble.rows(kind, n, chunk, seed))
 
 
 def _numbers(kind: str, shape: Sequence[int], seed: int) -> Tensor:
