@@ -1,0 +1,233 @@
+"""One JSONL line a run: what was run, over which link (asked and measured), what it took, and what made the number; checked on reading."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from shutil import which
+from statistics import median
+
+import msgspec
+import torch
+from msgspec import Struct
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+OK, FAILED, VOID, ABSENT = "ok", "failed", "void", "absent"  # void: the link was not what was asked; absent: cannot run here
+
+
+class Asked(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the links: rates in Mbit/s each way (None: no limit), round trip and jitter in ms, share of packets lost each way."""
+
+    topology: str
+    up_mbit: float | None = None
+    down_mbit: float | None = None
+    rtt_ms: float = 0.0
+    jitter_ms: float = 0.0
+    loss: float = 0.0
+    congestion: str = "cubic"
+
+
+class Measured(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the probe found before the run: the worst region or pair of each."""
+
+    up_mbit: float | None = None
+    down_mbit: float | None = None
+    rtt_ms: float | None = None
+    worst_error: float = 0.0  # the greatest relative difference from what was asked
+
+
+class Link(Struct, frozen=True, forbid_unknown_fields=True):
+    """`lab` is where bytes moved: "namespaces" (shaped, counted by the kernel), "loopback" (counted, not shaped), "simulated" (neither)."""
+
+    lab: str
+    asked: Asked
+    measured: Measured | None = None
+
+
+class Bytes(Struct, frozen=True, forbid_unknown_fields=True):
+    """A member's, mean over members. `payload` is what the codec made, `ledger` what the library says it handed to the transport,
+    `interface` what the kernel counted, `wire` the same as IP packets of 1500 bytes (the lab's relay cuts super-packets)."""
+
+    payload_sent: float | None = None
+    ledger_sent: float | None = None
+    interface_sent: float | None = None
+    interface_received: float | None = None
+    wire_sent: float | None = None
+    wire_received: float | None = None
+    counted_by: str = ""
+
+
+class Percentiles(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of durations in seconds."""
+
+    p50: float
+    p95: float
+    p99: float
+    n: int
+
+    @classmethod
+    def of(cls, seconds: Iterable[float]) -> "Percentiles":
+        """Of at least one duration; the nearest rank."""
+        found = sorted(seconds)
+        at = [found[min(len(found) - 1, int(len(found) * share))] for share in (0.5, 0.95, 0.99)]
+        return cls(*at, n=len(found))
+
+
+class Point(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a learning curve: validation loss after so many steps, training seconds (evaluation not in them) and bytes sent a member."""
+
+    step: int
+    loss: float
+    wall_s: float
+    sent: float
+
+
+class Made(Struct, frozen=True, forbid_unknown_fields=True):
+    """What made the number."""
+
+    time: str
+    command: str
+    commit: str
+    torch: str
+    python: str
+    machine: str
+    cpus: int
+    load: float  # of the machine, one minute's average, when it was written
+
+    @classmethod
+    def now(cls, command: str | None = None) -> "Made":
+        """Here, from this checkout."""
+        return cls(
+            time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            command=command or " ".join(sys.argv),
+            commit=commit(),
+            torch=torch.__version__,
+            python=platform.python_version(),
+            machine=f"{platform.machine()} {_processor()}",
+            cpus=len(os.sched_getaffinity(0)),
+            load=round(os.getloadavg()[0], 2),
+        )
+
+
+class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One run.
+
+    - `suite`: "training", "collectives", "utilisation", "scaling"; `key` names the run within it: a run with the same key replaces it.
+    - `status`: "ok", "failed", "void" (the link was off by more than 5 %) or "absent"; `reason` says why it is not "ok".
+    - `numel`: parameters exchanged; `members`: how many; `sync_every`: steps a round (1: every step).
+    - `seconds`: durations by phase; `settings`: everything else that tells runs apart.
+    - `numbers`: what only this suite has (busbw_gbs, utilisation, residual, loss ...); `checks`: what had to hold, and whether it did.
+    """
+
+    suite: str
+    key: str
+    status: str
+    made: Made
+    reason: str | None = None
+    method: str = ""
+    label: str = ""
+    members: int = 1
+    numel: int = 0
+    sync_every: int = 1
+    steps: int = 0
+    seed: int | None = None
+    link: Link | None = None
+    bytes: Bytes | None = None
+    seconds: dict[str, Percentiles] = {}
+    numbers: dict[str, float | None] = {}
+    checks: dict[str, bool] = {}
+    curve: list[Point] = []
+    settings: dict[str, str | int | float | bool | None] = {}
+
+
+class ResultsError(ValueError):
+    """A results file that cannot be read or written; the message names file, line, cause and remedy."""
+
+
+def append(path: Path, record: Record) -> Record:
+    """Write one line at the end of `path`; a line that was cut off before is closed first.
+
+    Raises `ResultsError` when the disk does not take it whole: what was written of it is taken back.
+    """
+    line = msgspec.json.encode(record) + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            try:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(path, end)
+                raise
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}; free some space or give another --results") from None
+    return record
+
+
+def read(path: Path, *, strict: bool = True) -> list[Record]:
+    """The newest record of every key, in order of first appearance; none when there is no file.
+
+    A last line without its end is what a crash leaves: it is not counted. Raises `ResultsError` naming the line for anything else that is
+    no record; with `strict=False` such lines are left out.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ResultsError(f"cannot read {path}: {error.strerror or error}") from None
+    newest: dict[tuple[str, str], Record] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = msgspec.json.decode(line, type=Record)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if number == len(lines) or not strict:
+                continue
+            raise ResultsError(f"{path}, line {number} is no record: {error}; mend or delete that line") from None
+        newest[record.suite, record.key] = record
+    return list(newest.values())
+
+
+def middle(values: Iterable[float]) -> tuple[float, float, float]:
+    """Median, least and greatest."""
+    found = sorted(values)
+    return median(found), found[0], found[-1]
+
+
+def key_of(*parts: object, **settings: object) -> str:
+    """A key from what tells runs apart, in any order of the settings.
+
+    >>> key_of("diloco", "seed 0", codec="none", sync_every=10)
+    'diloco seed 0 codec=none sync_every=10'
+    """
+    return " ".join([*(str(part) for part in parts if str(part)), *(f"{name}={value}" for name, value in sorted(settings.items()))])
+
+
+def commit() -> str:
+    """The checkout's commit, marked when files differ from it."""
+
+    def git(*words: str) -> str:
+        if which("git") is None:
+            return ""
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    return (git("rev-parse", "--short=12", "HEAD") or "uncommitted") + ("+changes" if git("status", "--porcelain") else "")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip() for line in (info.read_text().splitlines() if info.exists() else []) if line.startswith("model name")
+    ]
+    return names[0] if names else platform.processor()
