@@ -106,8 +106,8 @@ class Topology:
 
     @classmethod
     def uniform(
-        cls, n: int, *, mbit: float | None = None, up_mbit: float | None = None, rtt_ms: float = 0.0, jitter_ms: float = 0.0, loss: float = 0.0,
-        congestion: str = "cubic", queue_ms: float = 200.0,
+        cls, n: int, *, mbit: float | None = None, up_mbit: float | None = None, rtt_ms: float = 0.0, jitter_ms: float = 0.0,
+        loss: float = 0.0, congestion: str = "cubic", queue_ms: float = 200.0,
     ) -> "Topology":  # fmt: skip
         """`n` equal regions r0, r1, ...; `up_mbit` where uplinks are thinner than downlinks of `mbit`, no rates for no limit."""
         up = mbit if up_mbit is None else up_mbit

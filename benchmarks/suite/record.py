@@ -105,7 +105,7 @@ class Made(Struct, frozen=True, forbid_unknown_fields=True):
             time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=command or " ".join(sys.argv),
             commit=commit(),
-            torch=torch.__version__,
+            torch=str(torch.__version__),
             python=platform.python_version(),
             machine=f"{platform.machine()} {_processor()}",
             cpus=len(os.sched_getaffinity(0)),

@@ -1,0 +1,60 @@
+"""Run what is due under a progress bar, one at a time; what fails is recorded as failed, and an interrupted suite goes on where it was."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import replace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.suite.record import OK, Record, append, read
+
+
+class RunError(RuntimeError):
+    """A run failed; the first line of the message is the reason that its record keeps."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """A run that is due: `template` is its record before anything was measured, `measure` fills it in.
+
+    `measure` returns the record (its status may be "void"), or raises `RunError`.
+    """
+
+    template: Record
+    measure: Callable[[], Record]
+
+    @property
+    def title(self) -> str:
+        """What the progress bar says."""
+        return f"{self.template.suite}: {self.template.label or self.template.key}"
+
+
+def run_all(due: Iterable[Due], results: Path, console: Console, *, keep: bool) -> list[Record]:
+    """Measure everything that is due and append each record as soon as it is there; with `keep`, without what `results` holds as "ok".
+
+    Raises `ResultsError` when the file cannot be read or written. Ctrl-C passes through: finished runs are in the file.
+    """
+    held = {(r.suite, r.key): r for r in read(results)} if keep else {}
+    runs = list(due)
+    made: list[Record] = []
+    bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*bar, console=console) as progress:
+        task = progress.add_task("", total=len(runs))
+        for run in runs:
+            progress.update(task, description=run.title)
+            before = held.get((run.template.suite, run.template.key))
+            if before is not None and before.status == OK:
+                made.append(before)
+            else:
+                try:
+                    record = run.measure()
+                except RunError as error:
+                    record = replace(run.template, status="failed", reason=str(error).strip())
+                made.append(append(results, record))
+                if record.status != OK:
+                    first = (record.reason or "").splitlines() or [""]
+                    progress.console.print(f"{run.title}: {record.status}: {first[0]}", markup=False, highlight=False)
+            progress.advance(task)
+    return made
