@@ -26,6 +26,7 @@ GRACE_S = 2.0  # for a sign of life after the bell: milliseconds on a quiet mach
 RESERVE_S = 3.0  # of a deadline, kept to find out who is missing
 HASTE_S = 2.0  # at least so long the first attempt waits for the others to confirm
 FORM_S = 10.0
+DIRECT_NBYTES = 256 << 10  # messages up to this go straight to everybody: gloo's ring has one delay of the link for each other member
 _REFORMS = 3  # attempts at a group of the same survivors before this member gives up
 
 
@@ -73,6 +74,9 @@ class _TorchLink:
 
     def all_gather(self, message: Tensor) -> Arrivals:
         message = self.group._post(message)
+        n = len(self.members)
+        if n > 2 and message.numel() <= DIRECT_NBYTES:
+            return self._move("all_to_all", message.repeat(n), message.numel())
         return self._move("all_gather", message, message.numel())
 
     def all_to_all(self, messages: Tensor) -> Arrivals:

@@ -360,20 +360,21 @@ def receive_differently(rank: int) -> Any:
     from thinwire.comms import torch_group
 
     group = TorchGroup.from_env(timeout_s=AMPLE_S)
-    plain = torch_group._TorchLink._move
+    link = torch_group._TorchLink
+    plain = {kind: getattr(link, kind) for kind in ("all_gather", "all_to_all")}
 
-    def damaged(link: Any, kind: str, flat: torch.Tensor, nbytes: int) -> Any:
-        arrivals = plain(link, kind, flat, nbytes)
-        if rank == 1 and kind == where[0]:
+    def damaged(kind: str, link: Any, frames: torch.Tensor) -> Any:
+        arrivals = plain[kind](link, frames)
+        if rank == 1:
             arrivals[2][-1] ^= 1
         return arrivals
 
-    torch_group._TorchLink._move = damaged  # type: ignore[method-assign]
-    out, where = [], [""]
-    for where[0], reduce in (("all_gather", False), ("all_to_all", True), ("all_gather", True)):
+    out = []
+    for kind, reduce in (("all_gather", False), ("all_to_all", True), ("all_gather", True)):
+        setattr(link, kind, lambda link, frames, kind=kind: damaged(kind, link, frames))
         pending = begin(group, 0, payload_of(rank, 64), reduce=reduce)
         out.append((told(pending.wait()), pending.error))
-    torch_group._TorchLink._move = plain  # type: ignore[method-assign]
+        setattr(link, kind, plain[kind])
     out.append((exchange_once(group), None))
     group.leave()
     return out
