@@ -147,14 +147,13 @@ class Fleet:
         answers: dict[int, dict[str, Any]] = {}
         until = time.monotonic() + PATIENCE_S
         while len(answers) < len(self._lines):
-            open_ = [line for rank, line in enumerate(self._lines) if rank not in answers]
-            heard = wait(open_, max(until - time.monotonic(), 0))
+            silent = [rank for rank in range(len(self._lines)) if rank not in answers]
+            heard = wait([self._lines[rank] for rank in silent], max(until - time.monotonic(), 0))
             if not heard:
-                silent = ", ".join(str(self._lines.index(line)) for line in open_)
                 raise RunError(f"workers {silent} gave no answer in {PATIENCE_S:g} s")
-            for line in heard:  # who dies first is heard first: the others may die of it
-                rank = self._lines.index(line)
-                answers[rank] = self._answer(rank)
+            for rank in silent:  # who dies first is heard first: the others may die of it
+                if self._lines[rank] in heard:
+                    answers[rank] = self._answer(rank)
         return [answers[rank] for rank in sorted(answers)]
 
     def _answer(self, rank: int) -> dict[str, Any]:

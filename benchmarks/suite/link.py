@@ -16,7 +16,9 @@ def topology_of(members: int, link: str = "", topology: str = "") -> Topology:
     if topology:
         found = Topology.read(topology)
         if len(found.regions) != members:
-            raise TopologyError(f"topology {topology!r} has {len(found.regions)} regions, not {members}; give --members {len(found.regions)}")
+            raise TopologyError(
+                f"topology {topology!r} has {len(found.regions)} regions, not {members}; give --members {len(found.regions)}"
+            )
         return found
     if not link:
         return Topology.uniform(members)

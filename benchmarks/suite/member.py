@@ -27,7 +27,7 @@ class Part(Protocol):
     """One worker's part in one row."""
 
     def prepare(self) -> float:
-        """Make everything, and run a round that does not count; returns the seconds it took."""
+        """Make everything and warm up; returns the seconds a round takes."""
         ...
 
     def run(self, rounds: int) -> Any:
