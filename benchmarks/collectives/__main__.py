@@ -20,7 +20,7 @@ from benchmarks.collectives.rows import GROUPS, KB, MB, Row, grid
 from benchmarks.collectives.show import bytes_moved, ledger_check, not_measured, speed
 from benchmarks.lab.topology import TopologyError
 from benchmarks.suite.fleet import Enough
-from benchmarks.suite.link import topology_of
+from benchmarks.suite.link import Wanted
 from benchmarks.suite.record import RESULTS, Record, ResultsError, read
 from benchmarks.suite.runs import run_all
 from thinwire.comms import CODECS
@@ -66,7 +66,7 @@ class Options:
             raise ValueError(f"unknown groups {', '.join(sorted(unknown))}; choose from {', '.join(GROUPS)}")
         for name in self.codecs:
             codec(name)
-        topology_of(self.members, self.link, self.topology)
+        self.ask().wanted.build()
 
     def rows(self) -> list[Row]:
         """All rows that are asked for."""
@@ -74,8 +74,10 @@ class Options:
         return grid(self.groups, codecs, self.sizes or (QUICK_SIZES if self.quick else SIZES), (self.members,))
 
     def ask(self) -> Ask:
+        """What is the same for all of them."""
         rounds, seconds = (20, 0.4) if self.quick else (50, 2.0)
-        return Ask(self.members, self.link, self.topology, Enough(self.rounds or rounds, self.seconds or seconds), self.most_s)
+        wanted = Wanted(self.members, self.link, self.topology)
+        return Ask(wanted, Enough(self.rounds or rounds, self.seconds or seconds), self.most_s)
 
 
 def measure(options: Options, console: Console) -> list[Record]:

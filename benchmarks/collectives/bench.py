@@ -1,9 +1,7 @@
 """Measure rows: in the lab's regions or as threads of one process, with workers that are started once."""
 
-import os
-import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,9 +13,9 @@ from msgspec.structs import replace
 from benchmarks.collectives.account import bandwidths, between, seconds, where_bytes_went
 from benchmarks.collectives.rows import THREADS, Row
 from benchmarks.lab.namespaces import LabError
-from benchmarks.lab.wan import Lab, Traffic, Void, open_lab, open_loopback
+from benchmarks.lab.wan import Lab, Traffic, Void
 from benchmarks.suite.fleet import Enough, Fleet, Seen, start_here
-from benchmarks.suite.link import topology_of
+from benchmarks.suite.link import Opened, Wanted, open_fleet
 from benchmarks.suite.record import ABSENT, FAILED, OK, VOID, Asked, Bytes, Link, Made, Record
 from benchmarks.suite.runs import Due, RunError
 
@@ -28,25 +26,22 @@ WORKER = "benchmarks.collectives.worker"
 
 @dataclass(frozen=True)
 class Ask:
-    """What is the same for all rows: the link by options, how long to measure, and what counts as too long."""
+    """What is the same for all rows: the link, how long to measure, and from which time of a round on a row is left out."""
 
-    members: int
-    link: str = ""
-    topology: str = ""
+    wanted: Wanted
     enough: Enough = field(default_factory=Enough)
     most_s: float = 60.0
 
-    def of(self, row: Row) -> dict[str, str]:
-        """The link's options for this row."""
-        unshaped = not self.link and not self.topology
-        return {"link": SIMULATED_LINK if row.group == "simulated" and unshaped else self.link, "topology": self.topology}
+    def of(self, row: Row) -> Wanted:
+        """The link of this row."""
+        simulated = row.group == "simulated" and not self.wanted.shaped
+        return Wanted(self.wanted.members, SIMULATED_LINK) if simulated else self.wanted
 
     def asked(self, row: Row) -> Link:
-        """What a record says before anything is measured."""
+        """What its record says before anything is measured."""
         if row.group == "local":
             return Link("threads", Asked("memory of one process"))
-        topology = topology_of(self.members, **self.of(row))
-        return Link("simulated" if row.group == "simulated" else "namespaces", Asked(**topology.asked()))
+        return self.of(row).asked("simulated" if row.group == "simulated" else "namespaces")
 
 
 class Bench:
@@ -55,9 +50,8 @@ class Bench:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._stack = ExitStack()
-        self._lab: Lab | None = None
-        self._link: Link | None = None
-        self._fleets: dict[str, Fleet | RunError] = {}
+        self._regions: Opened | Exception | None = None
+        self._threads: Fleet | None = None
         self._world: tuple[str, int] | None = None
         self._port = self._attempt = 0
 
@@ -85,80 +79,56 @@ class Bench:
         reason = self._too_much(row)
         if reason:
             return replace(template, status=ABSENT, reason=reason)
+        asked = {"row": asdict(row), "link": asdict(self._ask.of(row)), "address": "", "port": 0}
+        if row.group in THREADS:
+            seen = self._threads_fleet().ask(asked | {"attempt": self._enter(row, None)}, self._ask.enough, list)
+            return made_of(row, template, seen, None)
         try:
-            fleet, link = self._fleet(row)
+            opened = self._open()
         except LabError as error:
             return replace(template, status=ABSENT, reason=str(error))
         except Void as error:
             return replace(template, status=VOID, reason=str(error))
+        asked |= {"attempt": self._enter(row, opened.lab), "address": opened.lab.address, "port": self._port}
+        seen = opened.fleet.ask(asked, self._ask.enough, opened.lab.traffic)
+        return made_of(row, replace(template, link=opened.link), seen, opened.lab)
+
+    def _enter(self, row: Row, lab: Lab | None) -> int:
+        """The number of the world that a row is in; rows of the same group and size in a row share one."""
         if (row.group, row.members) != self._world:
             self._world, self._attempt = (row.group, row.members), self._attempt + 1
-            self._port = self._lab.port() if self._lab and row.group not in THREADS else 0
-        asked = {
-            "row": asdict(row),
-            "link": self._ask.of(row),
-            "address": self._lab.address if self._lab else "",
-            "port": self._port,
-            "attempt": self._attempt,
-        }
-        traffic = self._lab.traffic if self._lab and row.group not in THREADS else list
-        seen = fleet.ask(asked, self._ask.enough, traffic)
-        return made_of(row, replace(template, link=link or template.link), seen, self._lab)
+            self._port = lab.port() if lab else 0
+        return self._attempt
 
     def _too_much(self, row: Row) -> str | None:
         needed, free = row.memory_nbytes(), available_nbytes()
         if needed > MOST_MEMORY * free:
             return f"needs about {needed / 1e9:.1f} GB of memory on all members, {free / 1e9:.1f} GB are available here"
-        least_s = 0.0 if row.group == "local" else row.least_s(topology_of(self._ask.members, **self._ask.of(row)))
+        least_s = 0.0 if row.group == "local" else row.least_s(self._ask.of(row).build())
         if least_s > self._ask.most_s:
             return f"one round would take {least_s:.0f} s on this link, above --most-s {self._ask.most_s:g}"
         return None
 
-    def _fleet(self, row: Row) -> tuple[Fleet, Link | None]:
-        kind = "threads" if row.group in THREADS else "processes"
-        if kind not in self._fleets:
+    def _threads_fleet(self) -> Fleet:
+        if self._threads is None:
+            self._threads = self._stack.enter_context(Fleet(WORKER, 1, start_here))
+        return self._threads
+
+    def _open(self) -> Opened:
+        if self._regions is None:
             try:
-                self._fleets[kind] = self._open(kind)
-            except RunError as error:
-                self._fleets[kind] = error
-        fleet = self._fleets[kind]
-        if isinstance(fleet, RunError):
-            raise fleet
-        return fleet, None if kind == "threads" else self._link
-
-    def _open(self, kind: str) -> Fleet:
-        if kind == "threads":
-            return self._stack.enter_context(Fleet(WORKER, 1, start_here))
-        topology = topology_of(self._ask.members, self._ask.link, self._ask.topology)
-        if self._lab is None:
-            self._lab = self._stack.enter_context(open_here(self._ask))
-        lab = self._lab
-        if self._link is None:
-            self._link = lab.verify() if self._ask.link or self._ask.topology else lab.link()
-
-        def start(rank: int, argv: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
-            return lab.start(rank, argv, env=env, log=log)
-
-        rtt_s = topology.asked()["rtt_ms"] / 1000
-        return self._stack.enter_context(Fleet(WORKER, self._ask.members, start, interface=lab.interface, rtt_s=rtt_s))
+                self._regions = open_fleet(self._stack, self._ask.wanted, WORKER)
+            except (LabError, Void, RunError) as error:  # it would be the same for the next row
+                self._regions = error
+        if isinstance(self._regions, Exception):
+            raise self._regions
+        return self._regions
 
     def __enter__(self) -> "Bench":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
-
-
-@contextmanager
-def open_here(ask: Ask) -> Iterator[Lab]:
-    """The lab as root; for other users the loopback, which is not shaped: who asks for a shaped link without root gets a `LabError`."""
-    shaped = bool(ask.link or ask.topology)
-    if os.geteuid() != 0 and not shaped:
-        with open_loopback(ask.members) as lab:
-            yield lab
-    else:
-        with open_lab(topology_of(ask.members, ask.link, ask.topology)) as lab:
-            yield lab
 
 
 def made_of(row: Row, template: Record, seen: Seen, lab: Lab | None) -> Record:

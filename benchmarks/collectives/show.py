@@ -62,7 +62,7 @@ def ledger_check(records: Sequence[Record]) -> list[str]:
     ):
         found = [value for r in large if (value := r.numbers.get(name)) is not None]
         if found:
-            told.append(f"{len(found)} rows of 1 MB of payload and more: {what} {worst(found):.2%} ({target})")
+            told.append(f"ledger check, {len(found)} of 1 MB of payload a round and more: {what} {worst(found):.2%} ({target})")
     return told
 
 

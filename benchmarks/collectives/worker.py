@@ -13,7 +13,7 @@ import torch.distributed as dist
 from benchmarks.collectives.parts import CodedRounds, GlooAllGather, GlooAllReduce, Rounds
 from benchmarks.collectives.rows import THREADS, Row
 from benchmarks.lab.simulated import SimulatedGroup
-from benchmarks.suite.link import topology_of
+from benchmarks.suite.link import Wanted
 from benchmarks.suite.member import Idle, Part, serve
 from thinwire import LocalGroup, TorchGroup
 
@@ -93,7 +93,7 @@ def part_of(asked: dict[str, Any], worlds: Worlds, rank: int) -> Part:
 def _threads(row: Row, link: dict[str, Any]) -> list[LocalGroup]:
     if row.group == "local":
         return LocalGroup.world(row.members, timeout_s=TIMEOUT_S)
-    return list(SimulatedGroup.world(topology_of(row.members, **link), timeout_s=TIMEOUT_S))
+    return list(SimulatedGroup.world(Wanted(**link).build(), timeout_s=TIMEOUT_S))
 
 
 def _default_group() -> list[Any]:
