@@ -52,7 +52,7 @@ class Options:
     """At most so many rounds a row; 50, or 20 with --quick, unless given."""
     seconds: float = 0.0
     """Of measuring a row, at least three rounds; 2, or 0.4 with --quick, unless given."""
-    most_s: float = 60.0
+    most_s: float = 10.0
     """Rows of which one round would take longer on the link are recorded as absent."""
     results: Path = RESULTS / "collectives.jsonl"
     keep: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -30,7 +30,7 @@ class Ask:
 
     wanted: Wanted
     enough: Enough = field(default_factory=Enough)
-    most_s: float = 60.0
+    most_s: float = 10.0
 
     def of(self, row: Row) -> Wanted:
         """The link of this row."""

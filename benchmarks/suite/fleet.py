@@ -17,12 +17,12 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.suite.counters import Counts
-from benchmarks.suite.member import SETTLE_S
 from benchmarks.suite.record import ROOT
 from benchmarks.suite.runs import RunError
 
 TAIL = 1500  # characters of a dead worker's output worth showing
 LEAST_ROUNDS = 3
+SETTLE_S = 0.05  # acknowledgements are delayed by at most 40 ms
 PATIENCE_S = 900.0  # for one answer: a row that takes longer hangs
 
 Start = Callable[[int, list[str], dict[str, str], Path], "subprocess.Popen[bytes]"]
@@ -56,7 +56,7 @@ class Seen:
 
 
 class Fleet:
-    """`workers` processes of `python -m module`, each started by `start(rank, argv, env, log)`.
+    """`workers` processes of `python -m module`, each started by `start(rank, argv, env, log)`; they count bytes of `interface`, if any.
 
     A worker that dies ends the fleet: this and every later `ask` raises `RunError` with its last words.
     """
@@ -78,7 +78,6 @@ class Fleet:
                         "RANK": str(rank),
                         "FLEET_SOCKET": place,
                         "FLEET_INTERFACE": interface,
-                        "FLEET_RTT_S": str(rtt_s),
                         "OMP_NUM_THREADS": "1",
                         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
                     }
@@ -94,17 +93,21 @@ class Fleet:
         if self._dead:
             raise RunError(f"not reached: {self._dead}")
         try:
-            rounds = enough.of(max(answer["ready"] for answer in self._all(row)))
-            time.sleep(self._settle_s)  # what the warm-up still had on its way is not of these rounds
-            before = traffic()
-            seen = self._all({"rounds": rounds})
-            after = traffic()
-            checked = [answer["checked"] for answer in self._all({})]
+            rounds = enough.of(max(self._all(row, "ready")))
+            time.sleep(self._settle_s)  # what the warm-up still has on its way is not of these rounds
+            before, first = self._counts(), traffic()
+            seen = self._all({"rounds": rounds}, "seen")
+            time.sleep(self._settle_s)  # and what they still have on their way is
+            after, last = self._counts(), traffic()
+            checked = self._all({}, "checked")
         except RunError as error:
             self._dead = str(error)
             self._end()
             raise
-        return Seen(rounds, [a["seen"] for a in seen], [Counts(*a["counts"]) for a in seen], checked, (before, after))
+        return Seen(rounds, seen, [b - a for a, b in zip(before, after, strict=True)], checked, (first, last))
+
+    def _counts(self) -> list[Counts]:
+        return [Counts(*counts) for counts in self._all({}, "counts")]
 
     def close(self) -> None:
         """End all workers."""
@@ -133,10 +136,12 @@ class Fleet:
                 continue
             line.settimeout(PATIENCE_S)
             wire = line.makefile("rwb")
-            lines[json.loads(wire.readline())["rank"]] = line, wire
+            if said := wire.readline():
+                lines[json.loads(said)["rank"]] = line, wire
         return [lines[rank] for rank in sorted(lines)]
 
-    def _all(self, message: dict[str, Any]) -> list[dict[str, Any]]:
+    def _all(self, message: dict[str, Any], wanted: str) -> list[Any]:
+        """Tell all workers, and wait for what they answer under this name."""
         told = json.dumps(message).encode() + b"\n"
         for rank, wire in enumerate(self._wires):
             try:
@@ -154,7 +159,7 @@ class Fleet:
             for rank in silent:  # who dies first is heard first: the others may die of it
                 if self._lines[rank] in heard:
                     answers[rank] = self._answer(rank)
-        return [answers[rank] for rank in sorted(answers)]
+        return [answers[rank][wanted] for rank in sorted(answers)]
 
     def _answer(self, rank: int) -> dict[str, Any]:
         try:
@@ -167,7 +172,8 @@ class Fleet:
         return answer
 
     def _last_words(self, rank: int) -> str:
-        self._processes[rank].wait(10)
+        with suppress(subprocess.TimeoutExpired):
+            self._processes[rank].wait(10)
         log = self._log(rank)
         words = log.read_text(errors="replace")[-TAIL:].strip() if log.exists() else ""
         last = words.splitlines()[-1] if words else "it said nothing"

@@ -1,26 +1,28 @@
 """The worker's side of a fleet: measure what the parent asks for, one row after the other, in step with the other workers.
 
-    parent: row          worker: prepares, warms up      -> {"ready": seconds of a round}
-    parent: {"rounds"}   worker: counts, rounds, counts  -> {"seen": ..., "counts": ...}
-    parent: {}           worker: checks                  -> {"checked": ...}
+    parent: row          worker: prepares, warms up    -> {"ready": seconds of a round}
+    parent: {}           worker                        -> {"counts": of the kernel}
+    parent: {"rounds"}   worker: does them             -> {"seen": ...}
+    parent: {}           worker                        -> {"counts": of the kernel}
+    parent: {}           worker                        -> {"checked": ...}
 
-One JSON line each over a UNIX socket, which no network interface counts. When the parent is gone, the worker ends.
+Each waits for the others between any two lines: bytes belong to the rounds if they are counted when nobody has begun and when all have
+ended (a worker that is done may hold bytes in its socket that others wait for). One JSON line each over a UNIX socket, which no network
+interface counts. When the parent is gone, the worker ends.
 """
 
 import gc
 import json
 import os
 import socket
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import astuple
 from typing import Any, Protocol
 
 import torch
 
 from benchmarks.suite.counters import Counts, read_counts
-
-SETTLE_S = 0.05  # acknowledgements are delayed by at most 40 ms
 
 
 class Part(Protocol):
@@ -55,7 +57,7 @@ class Idle:
 def serve(part_of: Callable[[dict[str, Any]], Part]) -> None:
     """Answer the parent at $FLEET_SOCKET until it hangs up; `part_of(row)` makes this worker's part."""
     torch.set_num_threads(1)
-    interface, settle_s = os.environ.get("FLEET_INTERFACE", ""), SETTLE_S + 4 * float(os.environ.get("FLEET_RTT_S", "0"))
+    interface = os.environ.get("FLEET_INTERFACE", "")
 
     def counts() -> Counts:
         return read_counts(interface) if interface else Counts()
@@ -68,19 +70,23 @@ def serve(part_of: Callable[[dict[str, Any]], Part]) -> None:
                 wire.write(json.dumps(message).encode() + b"\n")
                 wire.flush()
 
-            say(rank=int(os.environ["RANK"]))
-            while row := wire.readline():
-                part = part_of(json.loads(row))
-                say(ready=part.prepare())
-                rounds = json.loads(wire.readline() or b"{}").get("rounds")
-                if rounds is None:
-                    return
-                before = counts()
-                seen = part.run(rounds)
-                time.sleep(settle_s)  # what is still on its way belongs to these rounds
-                say(seen=seen, counts=astuple(counts() - before))
-                if not wire.readline():
-                    return
-                say(checked=part.check())
-                del part
-                gc.collect()  # tensors of the last row, before those of the next
+            def hear() -> Any:
+                told = wire.readline()
+                if not told:
+                    raise EOFError
+                return json.loads(told)
+
+            with suppress(EOFError):
+                say(rank=int(os.environ["RANK"]))
+                while True:
+                    part = part_of(hear())
+                    say(ready=part.prepare())
+                    hear()
+                    say(counts=astuple(counts()))
+                    say(seen=part.run(hear()["rounds"]))
+                    hear()
+                    say(counts=astuple(counts()))
+                    hear()
+                    say(checked=part.check())
+                    del part
+                    gc.collect()  # tensors of the last row, before those of the next
