@@ -5,6 +5,7 @@ from dataclasses import astuple
 
 from benchmarks.collectives.parts import PHASES
 from benchmarks.collectives.rows import Row
+from benchmarks.lab.queueing import HEADER_NBYTES
 from benchmarks.lab.wan import Traffic
 from benchmarks.suite.record import Bytes, Percentiles
 
@@ -41,10 +42,12 @@ def between(before: Sequence[Traffic], after: Sequence[Traffic]) -> Traffic:
     return Traffic(*map(sum, zip(*regions, strict=True)))
 
 
-def where_bytes_went(moved: float, counted: Bytes, wire: Traffic | None) -> dict[str, float | None]:
-    """Shares of a round in which each member moves so many payload bytes; `wire` is of any number of whole rounds.
+def where_bytes_went(moved: float, counted: Bytes, packets: float | None, wire: Traffic | None) -> dict[str, float | None]:
+    """Shares of a round in which each member moves `moved` payload bytes; `wire` is of any number of whole rounds.
 
-    - `explained`: what the ledger handed to the transport, of what the interface sent; `overhead`: interface over payload, minus 1.
+    - `overhead`: interface over payload, minus 1.
+    - of the interface: `explained`, what the ledger handed to the transport; `accounted`, the same and 52 bytes of header for each of the
+      `packets` that the interface sent (acknowledgements are nothing else; where a link is fast, one header serves up to 64 KiB).
     - of the wire, where a relay counts packets of 1500 bytes: `wire_explained` (the ledger), `header_share` (of packets with data),
       `ack_share` (packets without), `rest_share`: gloo's own messages, votes over the store, retransmissions. The four add up to 1.
     """
@@ -53,6 +56,8 @@ def where_bytes_went(moved: float, counted: Bytes, wire: Traffic | None) -> dict
         shares["overhead"] = counted.interface_sent / moved - 1
         if counted.ledger_sent:
             shares["explained"] = counted.ledger_sent / counted.interface_sent
+            if packets is not None:
+                shares["accounted"] = (counted.ledger_sent + packets * HEADER_NBYTES) / counted.interface_sent
     if wire is not None and wire.sent and counted.wire_sent:
         shares["wire_overhead"] = counted.wire_sent / moved - 1
         shares["header_share"] = (wire.sent - wire.ack_nbytes - wire.tcp_payload) / wire.sent

@@ -140,6 +140,8 @@ def made_of(row: Row, template: Record, seen: Seen, lab: Lab | None) -> Record:
     before, after = seen.traffic
     wire = between(before[: row.members], after[: row.members]) if before and after else None
     counted = _bytes(row, members, seen, wire, lab)
+    regions = lab is not None and lab.share == 1
+    packets = fmean(counts.packets_sent for counts in seen.counts[: row.members]) / rounds if regions else None
     took = seconds([member["laps"] for member in members])
     committed = min(member["committed"] for member in members)
     same = len({each["hash"] for each in checked}) == 1 and checked[0]["hash"] is not None
@@ -149,7 +151,7 @@ def made_of(row: Row, template: Record, seen: Seen, lab: Lab | None) -> Record:
         "payload_nbytes": row.payload_nbytes,
         "moved_nbytes": row.moved_nbytes,
         **bandwidths(row, took),
-        **where_bytes_went(row.moved_nbytes, counted, wire),
+        **where_bytes_went(row.moved_nbytes, counted, packets, wire),
     }
     if not threads:
         numbers["retransmitted"] = fmean(counts.retransmitted for counts in seen.counts[: row.members]) / rounds

@@ -52,6 +52,7 @@ def ledger_check(records: Sequence[Record]) -> list[str]:
     told = []
     for name, what, worst, target in (
         ("explained", "the ledger explains of the interface's bytes at least", min, ">= 99 %"),
+        ("accounted", "the ledger and 52 bytes of header a packet account for at least", min, ">= 99 %"),
         ("overhead", "the interface carries over the payload at most", max, "<= 3 %"),
         (
             "wire_overhead",
@@ -91,7 +92,7 @@ def bytes_moved(records: Sequence[Record]) -> Table:
         made.add_row(
             *_named(record),
             *(_count(n) for n in (counted.payload_sent, counted.interface_sent, counted.interface_received)),
-            *(_number(record, name, ".2%") for name in ("overhead", "explained")),
+            *(_number(record, name, ".2%") for name in ("overhead", "explained", "accounted")),
             _count(counted.wire_sent),
             *(_number(record, name, ".2%") for name in ("wire_overhead", "header_share", "ack_share", "rest_share")),
             _number(record, "retransmitted", ".1f"),

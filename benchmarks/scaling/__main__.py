@@ -34,9 +34,10 @@ class Options:
     """Measure scaling."""
 
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Short rows."""
+    """Up to 8 peers, short rows."""
     codecs: tuple[str, ...] = CODECS
-    peers: tuple[int, ...] = PEERS
+    peers: tuple[int, ...] = ()
+    """How many; 2, 4, 8 and 16 unless given."""
     link: str = ""
     """Mbit/s each way and round trip in ms, such as 100:20; unshaped unless given."""
     rounds: int = 0
@@ -52,17 +53,21 @@ class Options:
     def __post_init__(self) -> None:
         for name in self.codecs:
             codec(name)
-        if not self.peers or min(self.peers) < 2:
+        if self.peers and min(self.peers) < 2:
             raise ValueError(f"peers are {self.peers}; give numbers of at least two")
         self.wanted().build()
 
     def rows(self) -> list[Row]:
         """All rows that are asked for."""
-        return [Row(method, n) for n in self.peers for method in (GLOO, *self.codecs)]
+        return [Row(method, n) for n in self.counts() for method in (GLOO, *self.codecs)]
+
+    def counts(self) -> tuple[int, ...]:
+        """Of peers."""
+        return self.peers or (PEERS[:-1] if self.quick else PEERS)
 
     def wanted(self) -> Wanted:
         """As many regions as the largest row has peers."""
-        return Wanted(max(self.peers), self.link)
+        return Wanted(max(self.counts()), self.link)
 
     def enough(self) -> Enough:
         """How many rounds."""

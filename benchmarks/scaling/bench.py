@@ -96,6 +96,7 @@ def made_of(row: Row, template: Record, seen: Seen, lab: Lab) -> Record:
         wire_received=wire.received / per if wire else None,
         counted_by=lab.counted_by,
     )
+    packets = fmean(each.packets_sent for each in counts) / seen.rounds if lab.share == 1 else None
     committed = min(len(member["seconds"]) for member in members)
     same = len({each["hash"] for each in seen.checked[: row.peers]}) == 1
     numbers: dict[str, float | None] = {
@@ -105,7 +106,7 @@ def made_of(row: Row, template: Record, seen: Seen, lab: Lab) -> Record:
         "ring_nbytes": ring_nbytes(row.peers, dense),
         "crossing_peers": None if row.method in (GLOO, "none") else crossing(payload, dense),
         "retransmitted": fmean(each.retransmitted for each in counts) / seen.rounds,
-        **where_bytes_went(moved, counted, wire),
+        **where_bytes_went(moved, counted, packets, wire),
     }
     status = OK if same and committed else FAILED
     reason = None if status == OK else "no round committed" if not committed else "replicas hold different bits"

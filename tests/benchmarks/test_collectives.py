@@ -95,16 +95,17 @@ def test_the_shares_of_the_wire_add_up_to_one() -> None:
     wire = between([none, none], [one, one])
     assert (wire.sent, wire.acks) == (2 * 152_600, 100)
     counted = Bytes(ledger_sent=72_000, interface_sent=75_000, wire_sent=76_300)
-    found = where_bytes_went(70_000, counted, wire)
+    found = where_bytes_went(70_000, counted, 50.0, wire)
     assert found["header_share"] == pytest.approx(5200 / 152_600)
     assert found["rest_share"] == pytest.approx((72_400 - 72_000) / 76_300)
     assert sum(found[name] or 0 for name in ("wire_explained", "header_share", "ack_share", "rest_share")) == pytest.approx(1)
     assert found["explained"] == 72 / 75
+    assert found["accounted"] == (72_000 + 50 * 52) / 75_000
     assert found["overhead"] == pytest.approx(75 / 70 - 1)
 
 
 def test_where_nobody_counts_nothing_is_said() -> None:
-    assert where_bytes_went(100, Bytes(ledger_sent=5), None) == {}
+    assert where_bytes_went(100, Bytes(ledger_sent=5), None, None) == {}
 
 
 @pytest.mark.parametrize("codec", ["none", "int8", "dct-topk"])
