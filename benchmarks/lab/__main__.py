@@ -1,8 +1,7 @@
 """Open a lab, say what its links really are, and run a command in every region as torchrun would on a machine each.
 
-python -m benchmarks.lab home                                   asked and measured
-python -m benchmarks.lab continents python train.py             the same, then RANK, WORLD_SIZE, MASTER_ADDR ... and the command
-python -m benchmarks.lab path/to/own.toml --unverified sh       a shell in each region is of little use, but any command goes
+python -m benchmarks.lab home                            asked and measured
+python -m benchmarks.lab continents -- python train.py   the same, then RANK, WORLD_SIZE, MASTER_ADDR ... and the command
 """
 
 import os

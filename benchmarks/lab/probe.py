@@ -25,6 +25,7 @@ PORT = 4009
 DATAGRAM = 1472  # fills a packet of 1500 bytes
 HEADERS_NBYTES = 28  # IP and UDP
 PINGS = 5
+LOST_S = 1.5
 BLAST_S = 0.6
 STREAM_S = 5.0
 EXCESS = 1.1  # of the rate that is sent, so that the link and nothing else limits
@@ -48,7 +49,7 @@ class Probes:
 
     def __init__(self, lab: "Lab") -> None:
         words = [sys.executable, "-S", "-E", str(Path(__file__).resolve())]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.lab = lab
         self._processes = [lab.start(i, words, **pipes) for i in range(len(lab.places))]
         self.ask([{"op": "ready"}] * len(lab.places))
@@ -57,8 +58,10 @@ class Probes:
         """Give every region its command (None: nothing to do), then wait for the answers."""
         busy = [(process, command) for process, command in zip(self._processes, each, strict=True) if command]
         for process, command in busy:
-            print(json.dumps(command), file=process.stdin, flush=True)
-        answers = {id(process): json.loads(process.stdout.readline() or "null") for process, _ in busy}  # type: ignore[union-attr]
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(command).encode() + b"\n")
+            process.stdin.flush()
+        answers = {id(process): json.loads(process.stdout.readline() or b"null") for process, _ in busy}  # type: ignore[union-attr]
         return [answers.get(id(process)) for process in self._processes]
 
     def __enter__(self) -> "Probes":
@@ -195,8 +198,8 @@ class Probe:
         """Echo, and do what is said on standard input."""
         pending = b""
         while True:
-            ready, _, _ = select.select([self.socket, 0], (), ())
-            if self.socket in ready:
+            ready, _, _ = select.select([self.socket.fileno(), 0], (), ())
+            if self.socket.fileno() in ready:
                 self.read(echo=True)
             if 0 in ready:
                 data = os.read(0, 1 << 16)
@@ -221,7 +224,7 @@ class Probe:
 
     def read(self, *, echo: bool) -> "list[tuple[str, int, bytes, float]]":
         """What has arrived: (sender, bytes with headers, first bytes, when)."""
-        found = []
+        found: list[tuple[str, int, bytes, float]] = []
         while True:
             try:
                 nbytes, (sender, port) = self.socket.recvfrom_into(self.buffer)
@@ -237,11 +240,13 @@ class Probe:
         """Median round trip in ms to each that answers."""
         trips: dict[str, list[float]] = {address: [] for address in to}
         for number in range(PINGS + 1):
-            sent = {}
+            if number > 2:  # who has answered nothing so far is not there
+                to = [address for address in to if trips[address]]
+            sent: dict[str, float] = {}
             for address in to:
                 sent[address] = time.monotonic()
                 self.socket.sendto(b"?" + struct.pack("<d", sent[address]) + bytes([number]), (address, PORT))
-            until, waiting = time.monotonic() + 2.0, set(to)
+            until, waiting = time.monotonic() + LOST_S, set(to)
             while waiting and time.monotonic() < until:
                 select.select([self.socket], (), (), 0.1)
                 for sender, _, kind, now in self.read(echo=True):

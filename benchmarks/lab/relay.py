@@ -205,7 +205,7 @@ class Relay:
                 self.control.sendto(json.dumps(reply).encode(), sender)
             except OSError:
                 pass  # it does not wait for the answer
-        return ask.get("op") == "quit"
+        return bool(ask.get("op") == "quit")
 
     def do(self, ask: dict[str, Any]) -> Any:
         internet, op = self.internet, ask["op"]
@@ -247,7 +247,8 @@ def _offload(built: Built, links: dict[str, Any], now: bool) -> bool:
 
 def main() -> None:
     alive = sys.stdin.fileno()
-    spec = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[attr-defined]  # unbuffered: what follows is for `run`
+    with open(alive, "rb", buffering=0, closefd=False) as unbuffered:  # what follows is for `run`
+        spec = json.loads(unbuffered.readline())
     tag = spec["tag"]
     try:
         control = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -175,12 +175,14 @@ def open_lab(topology: Topology) -> Iterator[Lab]:
                 yield Lab("namespaces", topology, places, INTERFACE, 1, client, spaces)
         finally:
             assert relay.stdin is not None
+            assert relay.stdout is not None
             with contextlib.suppress(BrokenPipeError):
                 relay.stdin.close()  # it takes everything down
             try:
                 relay.wait(START_S)
             finally:
                 relay.kill()
+                relay.stdout.close()
                 namespaces.take_down(tag)
 
 
