@@ -8,6 +8,7 @@
 Each row appends one record to `benchmarks/results/collectives.jsonl`; `--keep` goes on where a run was interrupted.
 """
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,18 +81,23 @@ class Options:
         return Ask(wanted, Enough(self.rounds or rounds, self.seconds or seconds), self.most_s)
 
 
-def measure(options: Options, console: Console) -> list[Record]:
+def measure(options: Options, console: Console, command: str) -> list[Record]:
     """Run what is asked for, one row at a time."""
-    with Bench(options.ask()) as bench:
+    with Bench(options.ask(), command) as bench:
         return run_all(bench.due(options.rows()), options.results, console, keep=options.keep)
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
+    words = sys.argv[1:] if argv is None else argv
     console = Console(width=None if sys.stdout.isatty() else 220)
     try:
-        options = tyro.cli(Options, args=argv, description=__doc__)
-        records = read(options.results) if options.show else measure(options, console)
+        options = tyro.cli(Options, args=words, description=__doc__)
+        records = (
+            read(options.results)
+            if options.show
+            else measure(options, console, shlex.join(["python", "-m", "benchmarks.collectives", *words]))
+        )
     except (TopologyError, ResultsError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:

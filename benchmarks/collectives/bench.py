@@ -47,8 +47,8 @@ class Ask:
 class Bench:
     """Keeps the lab and its workers from row to row; close it with `with`."""
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, ask: Ask, command: str | None = None) -> None:
+        self._ask, self._command = ask, command
         self._stack = ExitStack()
         self._regions: Opened | Exception | None = None
         self._threads: Fleet | None = None
@@ -63,7 +63,7 @@ class Bench:
                 suite="collectives",
                 key=row.key(link.asked.topology),
                 status=FAILED,
-                made=Made.now(),
+                made=Made.now(self._command),
                 method=row.group,
                 label=row.label,
                 members=row.members,
@@ -75,7 +75,7 @@ class Bench:
 
     def measure(self, row: Row, template: Record) -> Record:
         """One row; raises `RunError` when a worker failed."""
-        template = replace(template, made=Made.now())
+        template = replace(template, made=Made.now(self._command))
         reason = self._too_much(row)
         if reason:
             return replace(template, status=ABSENT, reason=reason)

@@ -8,6 +8,7 @@ An all-gather brings each member (N - 1) payloads, a dense ring 2 (N - 1) / N of
 the compressed all-gather is the larger one. Each row appends one record to `benchmarks/results/scaling.jsonl`.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,9 +76,9 @@ class Options:
         return Enough(self.rounds or rounds, self.seconds or seconds)
 
 
-def measure(options: Options, console: Console) -> list[Record]:
+def measure(options: Options, console: Console, command: str) -> list[Record]:
     """Run what is asked for, one row at a time."""
-    with Bench(options.wanted(), options.enough()) as bench:
+    with Bench(options.wanted(), options.enough(), command) as bench:
         return run_all(bench.due(options.rows()), options.results, console, keep=options.keep)
 
 
@@ -120,10 +121,13 @@ def table(records: Sequence[Record]) -> Table:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
+    words = sys.argv[1:] if argv is None else argv
     console = Console(width=None if sys.stdout.isatty() else 200)
     try:
-        options = tyro.cli(Options, args=argv, description=__doc__)
-        records = read(options.results) if options.show else measure(options, console)
+        options = tyro.cli(Options, args=words, description=__doc__)
+        records = (
+            read(options.results) if options.show else measure(options, console, shlex.join(["python", "-m", "benchmarks.scaling", *words]))
+        )
     except (TopologyError, ResultsError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:

@@ -24,8 +24,9 @@ WORKER = "benchmarks.scaling.worker"
 class Bench:
     """Keeps the lab and its workers from row to row; close it with `with`."""
 
-    def __init__(self, wanted: Wanted, enough: Enough) -> None:
-        self._wanted, self._enough, self._stack = wanted, enough, ExitStack()
+    def __init__(self, wanted: Wanted, enough: Enough, command: str | None = None) -> None:
+        self._wanted, self._enough, self._command = wanted, enough, command
+        self._stack = ExitStack()
         self._opened: Opened | Exception | None = None
         self._attempt = 0
         self._numel = numel()
@@ -38,7 +39,7 @@ class Bench:
                 suite="scaling",
                 key=row.key(link.asked.topology),
                 status=FAILED,
-                made=Made.now(),
+                made=Made.now(self._command),
                 method=row.method,
                 label=row.label,
                 members=row.peers,
@@ -49,7 +50,7 @@ class Bench:
 
     def measure(self, row: Row, template: Record) -> Record:
         """One row; raises `RunError` when a worker failed."""
-        template = replace(template, made=Made.now())
+        template = replace(template, made=Made.now(self._command))
         try:
             opened = self._open()
         except LabError as error:

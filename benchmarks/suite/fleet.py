@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -174,10 +175,15 @@ class Fleet:
     def _last_words(self, rank: int) -> str:
         with suppress(subprocess.TimeoutExpired):
             self._processes[rank].wait(10)
+        code = self._processes[rank].returncode
+        if code is not None and code < 0:
+            return f"worker {rank} was ended by {signal.Signals(-code).name}" + (
+                ": is there enough memory?" if code == -signal.SIGKILL else ""
+            )
         log = self._log(rank)
         words = log.read_text(errors="replace")[-TAIL:].strip() if log.exists() else ""
         last = words.splitlines()[-1] if words else "it said nothing"
-        return f"worker {rank} ended with {self._processes[rank].returncode}: {last}\n{words}".strip()
+        return f"worker {rank} ended with {code}: {last}\n{words}".strip()
 
     def _log(self, rank: int) -> Path:
         return Path(self._folder.name) / f"{rank}.log"

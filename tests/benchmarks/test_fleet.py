@@ -72,6 +72,12 @@ def test_a_worker_that_dies_is_named_with_its_last_words_and_later_rows_are_not_
         assert all(process.poll() is not None for process in started)
 
 
+def test_a_worker_that_is_killed_says_so() -> None:
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(RunError, match="worker 0 was ended by SIGKILL: is there enough memory"):
+        Fleet("unused", 1, of(killed, []))
+
+
 def test_a_worker_that_does_not_start_is_named() -> None:
     with pytest.raises(RunError, match=r"worker 0 ended with 1: ZeroDivisionError"):
         Fleet("unused", 1, of("1 / 0", []))
