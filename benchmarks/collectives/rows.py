@@ -76,9 +76,12 @@ class Row:
         return key_of(self.group, codec=self.codec, nbytes=self.nbytes, members=self.members, link=link.replace(" ", ""))
 
     def memory_nbytes(self) -> int:
-        """About what all members hold at once: input, aggregate, scratch; frames out and in; and what one of them checks with."""
-        frames = 8 if self.summed and self.group in ("torch", "simulated") else 2 * self.members + 3
-        return self.members * (3 * self.nbytes + frames * self.payload_nbytes) + (self.members + 3) * self.nbytes
+        """About what all members hold at once: in a round input, result and frames; or when one of them checks, everybody's numbers."""
+        n = self.members
+        frames = (1 if self.group == "gloo" else 8) if self.summed else 2 * n + 3
+        moving = n * (2 * self.nbytes + frames * self.payload_nbytes)
+        checking = n * 2 * self.nbytes + (n + 3) * self.nbytes
+        return max(moving, checking)
 
     def least_s(self, topology: Topology) -> float:
         """What the slowest link alone takes for one round."""
