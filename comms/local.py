@@ -138,7 +138,7 @@ class LocalGroup(Group):
         return [cls(hub, rank, n, run=run, timeout_s=timeout_s) for rank in range(n)]
 
     def _settle(self, job: Job, deadline: float) -> Outcome[Any]:
-        link = _LocalLink(self, job.seq, deadline, self.members)
+        link = self._link(job.seq, deadline)
         outcome = job.attempt(link)
         # Members that brought payloads of different sizes have judged the same frames differently.
         fingerprint = torch.tensor([outcome.fingerprint >> 1])
@@ -147,6 +147,9 @@ class LocalGroup(Group):
             outcome = Outcome(None, "members received different bytes")
         missing = outcome.missing if outcome.result is None else {}
         return replace(outcome, members=link.members, missing=missing)
+
+    def _link(self, seq: int, deadline: float) -> _LocalLink:
+        return _LocalLink(self, seq, deadline, self.members)
 
     def _close(self) -> None:
         self._hub.leave(self.rank)

@@ -1,0 +1,112 @@
+"""Time and bytes of one exchange: every codec, group and size, beside torch's own collectives.
+
+    python -m benchmarks.collectives --quick
+    python -m benchmarks.collectives --link 100:20        in the lab, 100 Mbit/s each way and 20 ms
+    python -m benchmarks.collectives --topology home
+    python -m benchmarks.collectives --show
+
+Each row appends one record to `benchmarks/results/collectives.jsonl`; `--keep` goes on where a run was interrupted.
+"""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from benchmarks.collectives.bench import Ask, Bench
+from benchmarks.collectives.rows import GROUPS, KB, MB, Row, grid
+from benchmarks.collectives.show import bytes_moved, ledger_check, not_measured, speed
+from benchmarks.lab.topology import TopologyError
+from benchmarks.suite.fleet import Enough
+from benchmarks.suite.link import Wanted
+from benchmarks.suite.record import RESULTS, Record, ResultsError, read
+from benchmarks.suite.runs import run_all
+from thinwire.comms import CODECS
+from thinwire.comms.recipes import codec
+
+SIZES = (1 * KB, 4 * KB, 16 * KB, 64 * KB, 256 * KB, 1 * MB, 4 * MB, 16 * MB, 64 * MB, 256 * MB)
+QUICK_SIZES = (1 * KB, 64 * KB, 1 * MB, 4 * MB)
+QUICK_CODECS = ("none", "int8", "blockmax", "dct-topk")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure collectives."""
+
+    quick: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Few codecs, sizes up to 4 MB, short rows."""
+    groups: tuple[str, ...] = GROUPS
+    """torch (processes over gloo), gloo (torch alone: the peer), local (threads), simulated (threads, simulated network)."""
+    codecs: tuple[str, ...] = ()
+    """By name; all registered ones unless given."""
+    sizes: tuple[int, ...] = ()
+    """Bytes of float32 a member; 1 KB to 256 MB unless given."""
+    members: int = 4
+    link: str = ""
+    """Mbit/s each way and round trip in ms, such as 100:20; unshaped unless given."""
+    topology: str = ""
+    """A TOML file or home, continents, cloud."""
+    rounds: int = 0
+    """At most so many rounds a row; 50, or 20 with --quick, unless given."""
+    seconds: float = 0.0
+    """Of measuring a row, at least three rounds; 2, or 0.4 with --quick, unless given."""
+    most_s: float = 10.0
+    """Rows of which one round would take longer on the link are recorded as absent."""
+    results: Path = RESULTS / "collectives.jsonl"
+    keep: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Skip rows that the results file already holds."""
+    show: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Only print what the results file holds."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.groups) - set(GROUPS)
+        if unknown:
+            raise ValueError(f"unknown groups {', '.join(sorted(unknown))}; choose from {', '.join(GROUPS)}")
+        for name in self.codecs:
+            codec(name)
+        self.ask().wanted.build()
+
+    def rows(self) -> list[Row]:
+        """All rows that are asked for."""
+        codecs = self.codecs or (QUICK_CODECS if self.quick else tuple(CODECS))
+        return grid(self.groups, codecs, self.sizes or (QUICK_SIZES if self.quick else SIZES), (self.members,))
+
+    def ask(self) -> Ask:
+        """What is the same for all of them."""
+        rounds, seconds = (20, 0.4) if self.quick else (50, 2.0)
+        wanted = Wanted(self.members, self.link, self.topology)
+        return Ask(wanted, Enough(self.rounds or rounds, self.seconds or seconds), self.most_s)
+
+
+def measure(options: Options, console: Console, command: str) -> list[Record]:
+    """Run what is asked for, one row at a time."""
+    with Bench(options.ask(), command) as bench:
+        return run_all(bench.due(options.rows()), options.results, console, keep=options.keep)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    words = sys.argv[1:] if argv is None else argv
+    console = Console(width=None if sys.stdout.isatty() else 220)
+    try:
+        options = tyro.cli(Options, args=words, description=__doc__)
+        records = (
+            read(options.results)
+            if options.show
+            else measure(options, console, shlex.join(["python", "-m", "benchmarks.collectives", *words]))
+        )
+    except (TopologyError, ResultsError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted: finished rows are in the results file, --keep goes on from there") from None
+    console.print(speed(records))
+    console.print(bytes_moved(records))
+    for line in [*ledger_check(records), *not_measured(records)]:
+        console.print(line, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

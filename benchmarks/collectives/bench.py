@@ -1,0 +1,194 @@
+"""Measure rows: in the lab's regions or as threads of one process, with workers that are started once."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from msgspec.structs import replace
+
+from benchmarks.collectives.account import bandwidths, between, seconds, where_bytes_went
+from benchmarks.collectives.rows import THREADS, Row
+from benchmarks.lab.namespaces import LabError
+from benchmarks.lab.wan import Lab, Traffic, Void
+from benchmarks.suite.fleet import Enough, Fleet, Seen, start_here
+from benchmarks.suite.link import Opened, Wanted, open_fleet
+from benchmarks.suite.record import ABSENT, FAILED, OK, VOID, Asked, Bytes, Link, Made, Record
+from benchmarks.suite.runs import Due, RunError
+
+MOST_MEMORY = 0.6  # of what is available
+SIMULATED_LINK = "100:20"  # where none is asked for: threads without a network are the row "local"
+WORKER = "benchmarks.collectives.worker"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is the same for all rows: the link, how long to measure, and from which time of a round on a row is left out."""
+
+    wanted: Wanted
+    enough: Enough = field(default_factory=Enough)
+    most_s: float = 10.0
+
+    def of(self, row: Row) -> Wanted:
+        """The link of this row."""
+        simulated = row.group == "simulated" and not self.wanted.shaped
+        return Wanted(self.wanted.members, SIMULATED_LINK) if simulated else self.wanted
+
+    def asked(self, row: Row) -> Link:
+        """What its record says before anything is measured."""
+        if row.group == "local":
+            return Link("threads", Asked("memory of one process"))
+        return self.of(row).asked("simulated" if row.group == "simulated" else "namespaces")
+
+
+class Bench:
+    """Keeps the lab and its workers from row to row; close it with `with`."""
+
+    def __init__(self, ask: Ask, command: str | None = None) -> None:
+        self._ask, self._command = ask, command
+        self._stack = ExitStack()
+        self._regions: Opened | Exception | None = None
+        self._threads: Fleet | None = None
+        self._world: tuple[str, int] | None = None
+        self._port = self._attempt = 0
+
+    def due(self, rows: list[Row]) -> Iterator[Due]:
+        """One run a row."""
+        for row in rows:
+            link = self._ask.asked(row)
+            template = Record(
+                suite="collectives",
+                key=row.key(link.asked.topology),
+                status=FAILED,
+                made=Made.now(self._command),
+                method=row.group,
+                label=row.label,
+                members=row.members,
+                numel=row.numel,
+                link=link,
+                settings={"codec": row.codec, "sends": repr(row.fragment.plan.codec), "nbytes": row.nbytes, "collective": row.collective},
+            )
+            yield Due(template, partial(self.measure, row, template))
+
+    def measure(self, row: Row, template: Record) -> Record:
+        """One row; raises `RunError` when a worker failed."""
+        template = replace(template, made=Made.now(self._command))
+        reason = self._too_much(row)
+        if reason:
+            return replace(template, status=ABSENT, reason=reason)
+        asked = {"row": asdict(row), "link": asdict(self._ask.of(row)), "address": "", "port": 0}
+        if row.group in THREADS:
+            seen = self._threads_fleet().ask(asked | {"attempt": self._enter(row, None)}, self._ask.enough, list)
+            return made_of(row, template, seen, None)
+        try:
+            opened = self._open()
+        except LabError as error:
+            return replace(template, status=ABSENT, reason=str(error))
+        except Void as error:
+            return replace(template, status=VOID, reason=str(error))
+        asked |= {"attempt": self._enter(row, opened.lab), "address": opened.lab.address, "port": self._port}
+        seen = opened.fleet.ask(asked, self._ask.enough, opened.lab.traffic)
+        return made_of(row, replace(template, link=opened.link), seen, opened.lab)
+
+    def _enter(self, row: Row, lab: Lab | None) -> int:
+        """The number of the world that a row is in; rows of the same group and size in a row share one."""
+        if (row.group, row.members) != self._world:
+            self._world, self._attempt = (row.group, row.members), self._attempt + 1
+            self._port = lab.port() if lab else 0
+        return self._attempt
+
+    def _too_much(self, row: Row) -> str | None:
+        needed, free = row.memory_nbytes(), available_nbytes()
+        if needed > MOST_MEMORY * free:
+            return f"needs about {needed / 1e9:.1f} GB of memory on all members, {free / 1e9:.1f} GB are available here"
+        least_s = 0.0 if row.group == "local" else row.least_s(self._ask.of(row).build())
+        if least_s > self._ask.most_s:
+            return f"one round would take {least_s:.0f} s on this link, above --most-s {self._ask.most_s:g}"
+        return None
+
+    def _threads_fleet(self) -> Fleet:
+        if self._threads is None:
+            self._threads = self._stack.enter_context(Fleet(WORKER, 1, start_here))
+        return self._threads
+
+    def _open(self) -> Opened:
+        if self._regions is None:
+            try:
+                self._regions = open_fleet(self._stack, self._ask.wanted, WORKER)
+            except (LabError, Void, RunError) as error:  # it would be the same for the next row
+                self._regions = error
+        if isinstance(self._regions, Exception):
+            raise self._regions
+        return self._regions
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
+def made_of(row: Row, template: Record, seen: Seen, lab: Lab | None) -> Record:
+    """The record of a row from what its workers saw."""
+    threads = row.group in THREADS
+    members = seen.seen[0] if threads else seen.seen[: row.members]
+    checked = seen.checked[0] if threads else seen.checked[: row.members]
+    rounds = seen.rounds
+    before, after = seen.traffic
+    wire = between(before[: row.members], after[: row.members]) if before and after else None
+    counted = _bytes(row, members, seen, wire, lab)
+    regions = lab is not None and lab.share == 1
+    packets = fmean(counts.packets_sent for counts in seen.counts[: row.members]) / rounds if regions else None
+    took = seconds([member["laps"] for member in members])
+    committed = min(member["committed"] for member in members)
+    same = len({each["hash"] for each in checked}) == 1 and checked[0]["hash"] is not None
+    numbers: dict[str, float | None] = {
+        "rounds": rounds,
+        "success": committed / rounds,
+        "payload_nbytes": row.payload_nbytes,
+        "moved_nbytes": row.moved_nbytes,
+        **bandwidths(row, took),
+        **where_bytes_went(row.moved_nbytes, counted, packets, wire),
+    }
+    if not threads:
+        numbers["retransmitted"] = fmean(counts.retransmitted for counts in seen.counts[: row.members]) / rounds
+    checks = {"aggregate is right": bool(checked[0]["right"]), "members hold the same bits": same}
+    failed = [name for name, held in checks.items() if not held]
+    status = FAILED if failed or not committed else OK
+    reason = None if status == OK else f"not so: {', '.join(failed)}" if committed else "no round committed"
+    return replace(template, status=status, reason=reason, bytes=counted, seconds=took, numbers=numbers, checks=checks)
+
+
+def _bytes(row: Row, members: list[dict[str, Any]], seen: Seen, wire: Traffic | None, lab: Lab | None) -> Bytes:
+    """Of one round, mean over members."""
+    rounds = seen.rounds
+    ledger = fmean(member["ledger"] for member in members) / rounds or None
+    if row.group == "simulated":
+        sent, received = (fmean(member["wire"][way] for member in members) / rounds for way in (0, 1))
+        by = "simulated: packets of 1500 bytes, counted by no kernel"
+        return Bytes(payload_sent=row.moved_nbytes, ledger_sent=ledger, wire_sent=sent, wire_received=received, counted_by=by)
+    if lab is None or row.group == "local":
+        return Bytes(payload_sent=row.moved_nbytes, ledger_sent=ledger)
+    counts = seen.counts[: row.members]
+    share = row.members if lab.share > 1 else 1
+    return Bytes(
+        payload_sent=row.moved_nbytes,
+        ledger_sent=ledger,
+        interface_sent=fmean(each.sent for each in counts) / rounds / share,
+        interface_received=fmean(each.received for each in counts) / rounds / share,
+        wire_sent=wire.sent / rounds / row.members if wire else None,
+        wire_received=wire.received / rounds / row.members if wire else None,
+        counted_by=lab.counted_by,
+    )
+
+
+def available_nbytes() -> int:
+    """Memory that programs can still get, as Linux says; no limit elsewhere."""
+    info = Path("/proc/meminfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 1 << 62

@@ -1,0 +1,124 @@
+"""Measure rows in the lab: one namespace a peer, workers that are started once."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+from msgspec.structs import replace
+
+from benchmarks.collectives.account import between, where_bytes_went
+from benchmarks.lab.namespaces import LabError
+from benchmarks.lab.wan import Lab, Void
+from benchmarks.scaling.rows import GLOO, Row, crossing, gathered_nbytes, numel, payload_nbytes, ring_nbytes
+from benchmarks.suite.fleet import Enough, Seen
+from benchmarks.suite.link import Opened, Wanted, open_fleet
+from benchmarks.suite.record import ABSENT, FAILED, OK, VOID, Bytes, Made, Percentiles, Record
+from benchmarks.suite.runs import Due, RunError
+
+WORKER = "benchmarks.scaling.worker"
+
+
+class Bench:
+    """Keeps the lab and its workers from row to row; close it with `with`."""
+
+    def __init__(self, wanted: Wanted, enough: Enough, command: str | None = None) -> None:
+        self._wanted, self._enough, self._command = wanted, enough, command
+        self._stack = ExitStack()
+        self._opened: Opened | Exception | None = None
+        self._attempt = 0
+        self._numel = numel()
+
+    def due(self, rows: list[Row]) -> Iterator[Due]:
+        """One run a row."""
+        link = self._wanted.asked()
+        for row in rows:
+            template = Record(
+                suite="scaling",
+                key=row.key(link.asked.topology),
+                status=FAILED,
+                made=Made.now(self._command),
+                method=row.method,
+                label=row.label,
+                members=row.peers,
+                numel=self._numel,
+                link=link,
+            )
+            yield Due(template, partial(self.measure, row, template))
+
+    def measure(self, row: Row, template: Record) -> Record:
+        """One row; raises `RunError` when a worker failed."""
+        template = replace(template, made=Made.now(self._command))
+        try:
+            opened = self._open()
+        except LabError as error:
+            return replace(template, status=ABSENT, reason=str(error))
+        except Void as error:
+            return replace(template, status=VOID, reason=str(error))
+        self._attempt += 1
+        asked = {"row": asdict(row), "address": opened.lab.address, "port": opened.lab.port(), "attempt": self._attempt}
+        seen = opened.fleet.ask(asked, self._enough, opened.lab.traffic)
+        return made_of(row, replace(template, link=opened.link), seen, opened.lab)
+
+    def _open(self) -> Opened:
+        if self._opened is None:
+            try:
+                self._opened = open_fleet(self._stack, self._wanted, WORKER)
+            except (LabError, Void, RunError) as error:  # it would be the same for the next row
+                self._opened = error
+        if isinstance(self._opened, Exception):
+            raise self._opened
+        return self._opened
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
+def made_of(row: Row, template: Record, seen: Seen, lab: Lab) -> Record:
+    """The record of a row from what its workers saw."""
+    members: list[dict[str, Any]] = seen.seen[: row.peers]
+    counts = seen.counts[: row.peers]
+    before, after = seen.traffic
+    wire = between(before[: row.peers], after[: row.peers]) if before and after else None
+    payload, dense = payload_nbytes(row.method), 4 * template.numel
+    moved = ring_nbytes(row.peers, dense) if row.method in (GLOO, "none") else gathered_nbytes(row.peers, payload)
+    share, per = row.peers if lab.share > 1 else 1, seen.rounds * row.peers
+    counted = Bytes(
+        payload_sent=moved,
+        ledger_sent=fmean(member["ledger"] for member in members) / seen.rounds or None,
+        interface_sent=fmean(each.sent for each in counts) / seen.rounds / share,
+        interface_received=fmean(each.received for each in counts) / seen.rounds / share,
+        wire_sent=wire.sent / per if wire else None,
+        wire_received=wire.received / per if wire else None,
+        counted_by=lab.counted_by,
+    )
+    packets = fmean(each.packets_sent for each in counts) / seen.rounds if lab.share == 1 else None
+    committed = min(len(member["seconds"]) for member in members)
+    same = len({each["hash"] for each in seen.checked[: row.peers]}) == 1
+    numbers: dict[str, float | None] = {
+        "rounds": seen.rounds,
+        "success": committed / seen.rounds,
+        "payload_nbytes": payload,
+        "ring_nbytes": ring_nbytes(row.peers, dense),
+        "crossing_peers": None if row.method in (GLOO, "none") else crossing(payload, dense),
+        "retransmitted": fmean(each.retransmitted for each in counts) / seen.rounds,
+        **where_bytes_went(moved, counted, packets, wire),
+    }
+    status = OK if same and committed else FAILED
+    reason = None if status == OK else "no round committed" if not committed else "replicas hold different bits"
+    took = _seconds([member["seconds"] for member in members]) if committed else {}
+    checks = {"replicas hold the same bits": same}
+    return replace(template, status=status, reason=reason, bytes=counted, seconds=took, numbers=numbers, checks=checks)
+
+
+def _seconds(members: list[list[dict[str, float]]]) -> dict[str, Percentiles]:
+    """Of each phase and the whole synchronisation; a round takes what its slowest member takes."""
+    rounds = list(zip(*members, strict=False))
+    phases = rounds[0][0].keys()
+    found = {phase: Percentiles.of(max(member[phase] for member in each) for each in rounds) for phase in phases}
+    return found | {"sync": Percentiles.of(max(sum(member.values()) for member in each) for each in rounds)}

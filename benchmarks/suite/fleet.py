@@ -1,0 +1,205 @@
+"""Workers that are started once and then measure row after row; see `member` for what is said between them and the parent."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from math import ceil
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from benchmarks.suite.counters import Counts
+from benchmarks.suite.record import ROOT
+from benchmarks.suite.runs import RunError
+
+TAIL = 1500  # characters of a dead worker's output worth showing
+LEAST_ROUNDS = 3
+SETTLE_S = 0.05  # acknowledgements are delayed by at most 40 ms
+PATIENCE_S = 900.0  # for one answer: a row that takes longer hangs
+
+Start = Callable[[int, list[str], dict[str, str], Path], "subprocess.Popen[bytes]"]
+
+
+@dataclass(frozen=True)
+class Enough:
+    """How many rounds are measured: at most `rounds`, no more than fit into `seconds`, and at least three."""
+
+    rounds: int = 50
+    seconds: float = 2.0
+
+    def of(self, round_s: float) -> int:
+        """For rounds that take so long.
+
+        >>> Enough(rounds=50, seconds=2.0).of(0.5), Enough().of(9.0), Enough().of(0.0)
+        (4, 3, 50)
+        """
+        return max(LEAST_ROUNDS, min(self.rounds, ceil(self.seconds / round_s) if round_s > 0 else self.rounds))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What all workers saw of a row, by rank, and what the lab's own counters showed before and after the rounds."""
+
+    rounds: int
+    seen: list[Any]
+    counts: list[Counts]
+    checked: list[Any]
+    traffic: tuple[Any, Any]
+
+
+class Fleet:
+    """`workers` processes of `python -m module`, each started by `start(rank, argv, env, log)`; they count bytes of `interface`, if any.
+
+    A worker that dies ends the fleet: this and every later `ask` raises `RunError` with its last words.
+    """
+
+    def __init__(self, module: str, workers: int, start: Start, *, interface: str = "", rtt_s: float = 0.0) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="thinwire-fleet-")
+        self._settle_s = SETTLE_S + 4 * rtt_s
+        self._dead: str | None = None
+        self._lines: list[socket.socket] = []
+        self._wires: list[Any] = []  # the same as files
+        self._processes: list[subprocess.Popen[bytes]] = []
+        place = str(Path(self._folder.name) / "socket")
+        try:
+            with socket.socket(socket.AF_UNIX) as door:
+                door.bind(place)
+                door.listen(workers)
+                for rank in range(workers):
+                    env = os.environ | {
+                        "RANK": str(rank),
+                        "FLEET_SOCKET": place,
+                        "FLEET_INTERFACE": interface,
+                        "OMP_NUM_THREADS": "1",
+                        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
+                    }
+                    self._processes.append(start(rank, [sys.executable, "-m", module], env, self._log(rank)))
+                met = self._meet(door)
+                self._lines, self._wires = [line for line, _ in met], [wire for _, wire in met]
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, row: dict[str, Any], enough: Enough, traffic: Callable[[], Any] = lambda: None) -> Seen:
+        """Measure one row on all workers. Raises `RunError` when one of them dies or does not answer."""
+        if self._dead:
+            raise RunError(f"not reached: {self._dead}")
+        try:
+            rounds = enough.of(max(self._all(row, "ready")))
+            time.sleep(self._settle_s)  # what the warm-up still has on its way is not of these rounds
+            before, first = self._counts(), traffic()
+            seen = self._all({"rounds": rounds}, "seen")
+            time.sleep(self._settle_s)  # and what they still have on their way is
+            after, last = self._counts(), traffic()
+            checked = self._all({}, "checked")
+        except RunError as error:
+            self._dead = str(error)
+            self._end()
+            raise
+        return Seen(rounds, seen, [b - a for a, b in zip(before, after, strict=True)], checked, (first, last))
+
+    def _counts(self) -> list[Counts]:
+        return [Counts(*counts) for counts in self._all({}, "counts")]
+
+    def close(self) -> None:
+        """End all workers."""
+        self._end()
+        self._folder.cleanup()
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _meet(self, door: socket.socket) -> list[tuple[socket.socket, Any]]:
+        lines: dict[int, tuple[socket.socket, Any]] = {}
+        door.settimeout(0.2)
+        until = time.monotonic() + PATIENCE_S
+        while len(lines) < len(self._processes):
+            dead = next((rank for rank, process in enumerate(self._processes) if process.poll() is not None), None)
+            if dead is not None:
+                raise RunError(self._last_words(dead))
+            if time.monotonic() > until:
+                raise RunError("not all workers started in time; is the machine overloaded?")
+            try:
+                line, _ = door.accept()
+            except TimeoutError:
+                continue
+            line.settimeout(PATIENCE_S)
+            wire = line.makefile("rwb")
+            if said := wire.readline():
+                lines[json.loads(said)["rank"]] = line, wire
+        return [lines[rank] for rank in sorted(lines)]
+
+    def _all(self, message: dict[str, Any], wanted: str) -> list[Any]:
+        """Tell all workers, and wait for what they answer under this name."""
+        told = json.dumps(message).encode() + b"\n"
+        for rank, wire in enumerate(self._wires):
+            try:
+                wire.write(told)
+                wire.flush()
+            except OSError:
+                raise RunError(self._last_words(rank)) from None
+        answers: dict[int, dict[str, Any]] = {}
+        until = time.monotonic() + PATIENCE_S
+        while len(answers) < len(self._lines):
+            silent = [rank for rank in range(len(self._lines)) if rank not in answers]
+            heard = wait([self._lines[rank] for rank in silent], max(until - time.monotonic(), 0))
+            if not heard:
+                raise RunError(f"workers {silent} gave no answer in {PATIENCE_S:g} s")
+            for rank in silent:  # who dies first is heard first: the others may die of it
+                if self._lines[rank] in heard:
+                    answers[rank] = self._answer(rank)
+        return [answers[rank][wanted] for rank in sorted(answers)]
+
+    def _answer(self, rank: int) -> dict[str, Any]:
+        try:
+            line = self._wires[rank].readline()
+        except OSError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise RunError(self._last_words(rank))
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _last_words(self, rank: int) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            self._processes[rank].wait(10)
+        code = self._processes[rank].returncode
+        if code is not None and code < 0:
+            return f"worker {rank} was ended by {signal.Signals(-code).name}" + (
+                ": is there enough memory?" if code == -signal.SIGKILL else ""
+            )
+        log = self._log(rank)
+        words = log.read_text(errors="replace")[-TAIL:].strip() if log.exists() else ""
+        last = words.splitlines()[-1] if words else "it said nothing"
+        return f"worker {rank} ended with {code}: {last}\n{words}".strip()
+
+    def _log(self, rank: int) -> Path:
+        return Path(self._folder.name) / f"{rank}.log"
+
+    def _end(self) -> None:
+        for end in [*self._wires, *self._lines]:
+            with suppress(OSError):
+                end.close()
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        self._wires, self._lines, self._processes = [], [], []
+
+
+def start_here(rank: int, argv: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    """Start a worker on this machine, in no lab."""
+    with log.open("wb") as output:
+        return subprocess.Popen(argv, env=env, cwd=ROOT, stdout=output, stderr=output)

@@ -1,0 +1,116 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.suite.counters import Counts, read_counts
+from benchmarks.suite.fleet import Enough, Fleet, start_here
+from benchmarks.suite.link import Wanted
+from benchmarks.suite.runs import RunError
+
+REAL = """
+import os
+from benchmarks.suite.member import serve
+
+class Part:
+    def __init__(self, row): self.row, self.rank = row, int(os.environ["RANK"])
+    def prepare(self): return self.row["s"][self.rank]
+    def run(self, rounds): return [self.rank] * rounds
+    def check(self): return self.row["name"]
+
+serve(Part)
+"""
+# The same protocol by hand: no import of torch.
+STUB = """
+import json, os, socket, sys
+line = socket.socket(socket.AF_UNIX)
+line.connect(os.environ["FLEET_SOCKET"])
+wire = line.makefile("rwb")
+def say(**message):
+    wire.write(json.dumps(message).encode() + b"\\n")
+    wire.flush()
+say(rank=int(os.environ["RANK"]))
+row = json.loads(wire.readline())
+if row["victim"] == int(os.environ["RANK"]):
+    sys.exit("out of luck")
+say(ready=0.1)
+wire.readline()
+wire.readline()
+"""
+
+
+def of(program: str, started: list["subprocess.Popen[bytes]"]) -> Callable[..., "subprocess.Popen[bytes]"]:
+    def start(rank: int, argv: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+        started.append(start_here(rank, [sys.executable, "-c", program], env, log))
+        return started[-1]
+
+    return start
+
+
+def test_workers_measure_row_after_row_and_agree_on_the_rounds() -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    traffic = iter(range(10))
+    with Fleet("unused", 2, of(REAL, started)) as fleet:
+        first = fleet.ask({"name": "a", "s": [0.1, 0.5]}, Enough(50, 2.0), lambda: next(traffic))
+        second = fleet.ask({"name": "b", "s": [9.0, 0.5]}, Enough(50, 2.0))
+    assert first.seen == [[0] * 4, [1] * 4]  # the slowest says how many
+    assert first.traffic == (0, 1)
+    assert first.counts == [Counts(), Counts()]
+    assert (second.rounds, second.checked) == (3, ["b", "b"])
+    assert all(process.poll() is not None for process in started)
+
+
+def test_a_worker_that_dies_is_named_with_its_last_words_and_later_rows_are_not_reached() -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    with Fleet("unused", 3, of(STUB, started)) as fleet:
+        with pytest.raises(RunError, match=r"^worker 1 ended with 1: out of luck"):
+            fleet.ask({"victim": 1}, Enough())
+        with pytest.raises(RunError, match=r"^not reached: worker 1 ended with 1: out of luck"):
+            fleet.ask({"victim": 1}, Enough())
+        assert all(process.poll() is not None for process in started)
+
+
+def test_a_worker_that_is_killed_says_so() -> None:
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(RunError, match="worker 0 was ended by SIGKILL: is there enough memory"):
+        Fleet("unused", 1, of(killed, []))
+
+
+def test_a_worker_that_does_not_start_is_named() -> None:
+    with pytest.raises(RunError, match=r"worker 0 ended with 1: ZeroDivisionError"):
+        Fleet("unused", 1, of("1 / 0", []))
+
+
+def test_enough_rounds_are_at_least_three_and_fit_the_time() -> None:
+    assert [Enough(50, 2.0).of(round_s) for round_s in (0.0, 0.001, 0.1, 100.0)] == [50, 50, 20, 3]
+
+
+def test_the_kernel_counters_are_read(tmp_path: Path) -> None:
+    (tmp_path / "dev").write_text("Inter-|\n face |bytes\n  wan0: 100 2 0 0 0 0 0 0 900 7 0 0 0 0 0 0\n")
+    (tmp_path / "snmp").write_text("Ip: A B\nIp: 1 2\nTcp: OutSegs RetransSegs\nTcp: 12 3\n")
+    assert read_counts("wan0", tmp_path) == Counts(sent=900, received=100, packets_sent=7, retransmitted=3)
+    assert read_counts("wan0", tmp_path) - Counts(800, 40, 5, 1) == Counts(100, 60, 2, 2)
+    with pytest.raises(LookupError, match="'wan1'"):
+        read_counts("wan1", tmp_path)
+
+
+def test_a_link_by_options() -> None:
+    assert Wanted(3).build().asked()["up_mbit"] is None
+    assert Wanted(3, "20:80").build().asked()["rtt_ms"] == 80
+    assert len(Wanted(4, topology="home").build().regions) == 4
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (Wanted(2, "100"), "such as 100:20"),
+        (Wanted(2, "fast:20"), "such as 100:20"),
+        (Wanted(2, "100:20", "home"), "not both"),
+        (Wanted(2, topology="home"), "give --members 4"),
+    ],
+)
+def test_a_link_that_cannot_be_is_refused_with_the_remedy(wanted: Wanted, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        wanted.build()
