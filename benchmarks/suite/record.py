@@ -2,10 +2,12 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from shutil import which
 from statistics import median
@@ -15,7 +17,8 @@ import torch
 from msgspec import Struct
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
+CHECKOUT = (ROOT / "pyproject.toml").exists()  # else these modules lie in site-packages, where no results belong
+RESULTS = ROOT / "benchmarks" / "results" if CHECKOUT else Path("results")
 OK, FAILED, VOID, ABSENT = "ok", "failed", "void", "absent"  # void: the link was not what was asked; absent: cannot run here
 
 
@@ -103,7 +106,7 @@ class Made(Struct, frozen=True, forbid_unknown_fields=True):
         """Here, from this checkout."""
         return cls(
             time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            command=command or " ".join(sys.argv),
+            command=command or command_line(),
             commit=commit(),
             torch=str(torch.__version__),
             python=platform.python_version(),
@@ -214,8 +217,18 @@ def key_of(*parts: object, **settings: object) -> str:
     return " ".join([*(str(part) for part in parts if str(part)), *(f"{name}={value}" for name, value in sorted(settings.items()))])
 
 
+def command_line() -> str:
+    """What this process was started with, ready to be typed again."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    by_name = spec is not None and Path(sys.argv[0]).suffix == ".py"  # `python -m`; `thinwire bench` says its own name
+    name = f"python -m {spec.name.removesuffix('.__main__')}" if by_name else Path(sys.argv[0]).name
+    return " ".join([name, *(shlex.quote(word) for word in sys.argv[1:])])
+
+
 def commit() -> str:
-    """The checkout's commit, marked when files differ from it."""
+    """The checkout's commit, marked when files differ from it; outside of a checkout the installed version."""
+    if not CHECKOUT:
+        return f"thinwire {version('thinwire')}"
 
     def git(*words: str) -> str:
         if which("git") is None:
