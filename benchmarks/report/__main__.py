@@ -41,7 +41,7 @@ def sections(found: Found) -> list[Section]:
     """Of everything that was found; the bytes by stage after the suites that counted them."""
     made: Sequence[Section | None] = [
         *(section(records) for suite, section in SUITES.items() if (records := found.of(suite))),
-        stages.section(found.records),
+        stages.section([record for suite in SUITES for record in found.of(suite)]),
         *(others.section(suite, found.of(suite)) for suite in dict.fromkeys(r.suite for r in found.records) if suite not in SUITES),
         others.kernels_section(found.kernels) if found.kernels else None,
     ]

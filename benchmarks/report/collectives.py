@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from benchmarks.report.page import Row, Section, Table
-from benchmarks.report.words import check, dimensions, link_words, number, percent, percentiles_ms, said, significant, size, varying, yes
+from benchmarks.report.words import dimensions, link_words, number, percent, percentiles_ms, said, significant, size, varying, yes
 from benchmarks.suite.record import OK, Record
 
+LEFT_OUT = ("sends", "rtt", "loss", "TCP", "lab")  # the codec spelt out; the link has a column of its own
 SIZES = ("nbytes", "size_nbytes", "size")  # names of a setting or number that holds the message's bytes
 
 
@@ -27,11 +28,11 @@ def nbytes(record: Record) -> float:
 
 
 def table(records: Sequence[Record]) -> Table:
-    differ = [name for name in varying(records)[0] if name.replace(" ", "_") not in SIZES and name not in ("rtt", "loss", "TCP", "lab")]
+    differ = [name for name in varying(records)[0] if name.replace(" ", "_") not in SIZES and name not in LEFT_OUT]
     links = len({link_words(record.link) for record in records}) > 1
     headings = [
-        "size", *differ, *["link"] * links, "algbw GB/s", "busbw GB/s", "encode ms", "transfer ms", "decode ms", "payload",
-        "interface sent", "interface received", "overhead", "correct", "success",
+        "size", *("group" if name == "method" else name for name in differ), *["link"] * links, "algbw GB/s", "busbw GB/s", "encode ms",
+        "transfer ms", "decode ms", "payload", "interface sent", "interface received", "overhead", "correct", "success",
     ]  # fmt: skip
     rows = [_row(record, differ, links) for record in sorted(records, key=nbytes)]
     return Table(headings, rows, words=1 + len(differ) + links)
@@ -48,8 +49,8 @@ def _row(record: Record, differ: Sequence[str], links: bool) -> Row:
         *(percentiles_ms(record.seconds.get(phase)) for phase in ("encode", "transfer", "decode")),
         *(size(getattr(counted, name) if counted else None) for name in ("payload_sent", "interface_sent", "interface_received")),
         percent(overhead(record)),
-        yes(check(record, "correct")),
-        percent(number(record, "success_rate", "success"), 0),
+        yes(all(record.checks.values()) if record.checks else None),
+        percent(number(record, "success", "success_rate"), 0),
     ]
     return Row([*first, *cells], "" if record.status == OK else said(record), record.status)
 

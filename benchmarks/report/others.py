@@ -12,14 +12,12 @@ from benchmarks.suite.record import OK, Made, Record, ResultsError
 def kernels_section(tables: Sequence[dict[str, Any]]) -> Section:
     """Each table under its machine's name."""
     try:
-        blocks = [
-            Table(kernels.HEADINGS, [Row(kernels.cells(row)) for row in table["rows"]], f"{kernels.title(table)}. {kernels.legend(table)}")
-            for table in tables
-        ]
+        blocks = [Table(kernels.HEADINGS, [Row(kernels.cells(row)) for row in table["rows"]], kernels.title(table)) for table in tables]
+        legends = " ".join(dict.fromkeys(kernels.legend(table) for table in tables))
         made = [_made(table) for table in tables]
     except (KeyError, TypeError, ValueError) as error:
         raise ResultsError(f"a table of kernels lacks or spoils {error}; measure it again with `thinwire bench kernels`") from None
-    text = "Time an element, on one thread, beside a probe of memory and beside what exists; in brackets the goal."
+    text = f"Time an element, beside a probe of memory and beside what exists; in brackets the goal. {legends}"
     return Section("kernels", "Kernels", text, blocks, made)
 
 

@@ -9,6 +9,7 @@ from benchmarks.suite.record import OK, Record
 
 STAGES = {"payload": "payload_sent", "ledger": "ledger_sent", "interface": "interface_sent", "wire": "wire_sent"}
 LINK = ("rtt", "loss", "TCP", "lab")
+WIRE = {"wire_explained": "ledger", "header_share": "TCP/IP headers", "ack_share": "bare acknowledgements", "rest_share": "the rest"}
 MOST = 40  # bars; the table has all
 
 
@@ -25,7 +26,8 @@ def told(records: Sequence[Record]) -> dict[str, dict[str, float]]:
     kept = [record for record in records if record.suite != "collectives" or record.numel == largest]
     found: dict[str, list[Record]] = {}
     for suite in dict.fromkeys(record.suite for record in kept):
-        own = [record for record in kept if record.suite == suite]
+        most = max(record.steps for record in kept if record.suite == suite)
+        own = [record for record in kept if record.suite == suite and record.steps == most]
         differ = [name for name in varying(own)[0] if name not in LINK]
         for record in own:
             found.setdefault(f"{suite}: {_name(record, differ)}", []).append(record)
@@ -44,13 +46,25 @@ def section(records: Sequence[Record]) -> Section | None:
     if not found:
         return None
     rows = [Row([name, *(_cell(stages, stage) for stage in STAGES)]) for name, stages in found.items()]
+    rest = wire_table(records)
     return Section(
         "stages",
         "Bytes by stage",
         "What a member sends, at each stage: payload is what the codec made, ledger what the library says it handed to the transport, "
         "interface what the kernel counted, wire the same as IP packets of 1500 bytes.",
-        [Table(["method", *(f"{stage} MB" for stage in STAGES)], rows), *([picture(found)] if found else [])],
+        [Table(["method", *(f"{stage} MB" for stage in STAGES)], rows), *([rest] if rest else []), picture(found)],
     )
+
+
+def wire_table(records: Sequence[Record]) -> Table | None:
+    """What the wire's bytes are, of records that tell it."""
+    told = [record for record in records if record.status == OK and any(record.numbers.get(name) is not None for name in WIRE)]
+    by_name: dict[str, list[Record]] = {}
+    for record in told:
+        differ = [name for name in varying([one for one in told if one.suite == record.suite])[0] if name not in LINK]
+        by_name.setdefault(f"{record.suite}: {_name(record, differ)}", []).append(record)
+    rows = [Row([name, *(percent(mid(run.numbers.get(number) for run in runs), 2) for number in WIRE)]) for name, runs in by_name.items()]
+    return Table(["method", *WIRE.values()], rows, "What the bytes on the wire are", folded=True) if rows else None
 
 
 def _cell(stages: dict[str, float], stage: str) -> str:

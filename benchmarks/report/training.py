@@ -9,7 +9,7 @@ from benchmarks.report.words import NONE, check, link_words, megabytes, mid, num
 from benchmarks.suite.record import OK, Point, Record, middle
 
 HEADINGS = (
-    "method", "loss", "range", "MB sent", "MB received", "payload MB", "x fewer than DDP", "wall s", "replicas equal", "seeds",
+    "method", "loss", "range", "MB sent", "MB received", "payload MB", "x fewer than DDP", "wall s", "replicas equal", "steps", "seeds",
 )  # fmt: skip
 DENSE = "ddp"  # the method that the others are compared with
 
@@ -21,6 +21,7 @@ class Group:
     label: str
     method: str
     link: str
+    steps: int
     runs: tuple[Record, ...]
 
     @property
@@ -44,23 +45,22 @@ def wall_s(record: Record) -> float | None:
 
 
 def groups(records: Sequence[Record]) -> list[Group]:
-    """By link and label, in order of appearance."""
-    found: dict[tuple[str, str, str], list[Record]] = {}
+    """By link, label and steps, in order of appearance."""
+    found: dict[tuple[str, str, str, int], list[Record]] = {}
     for record in records:
-        found.setdefault((link_words(record.link), record.label or record.key, record.method), []).append(record)
-    return [Group(label, method, link, tuple(runs)) for (link, label, method), runs in found.items()]
+        found.setdefault((link_words(record.link), record.label or record.key, record.method, record.steps), []).append(record)
+    return [Group(label, method, link, steps, tuple(runs)) for (link, label, method, steps), runs in found.items()]
 
 
 def section(records: Sequence[Record]) -> Section:
     found = groups(records)
     pictures = [picture for picture in (against_bytes(found), against_time(found), budget.picture(records, "training")) if picture]
     members = " or ".join(str(n) for n in sorted({record.members for record in records if record.status == OK}))
-    steps = " or ".join(str(n) for n in sorted({record.steps for record in records if record.steps}))
     return Section(
         "training",
         "Training",
         f"One model, the same data and order of data for every method{f'; {members} members' if members else ''}"
-        f"{f', {steps} steps' if steps else ''}. Loss is on held-out text: the median over seeds, and its range. "
+        ". Loss is on held-out text: the median over seeds, and its range. "
         "Bytes are those of a member.",
         [*tables(found), *pictures],
         [record.made for record in records],
@@ -70,15 +70,16 @@ def section(records: Sequence[Record]) -> Section:
 def tables(found: Sequence[Group]) -> list[Table]:
     """One a link."""
     links = list(dict.fromkeys(group.link for group in found))
-    return [Table(HEADINGS, [_row(group, found) for group in found if group.link == link], link) for link in links]
+    return [Table(HEADINGS, [_row(group, own) for group in own], link) for link in links if (own := [g for g in found if g.link == link])]
 
 
-def _row(group: Group, found: Sequence[Group]) -> Row:
+def _row(group: Group, own: Sequence[Group]) -> Row:
+    """Of `own`, the groups on one link; DDP is that of as many steps."""
     notes = "; ".join(dict.fromkeys(said(run) + _seed(run, group) for run in group.runs if run.status != OK))
     if not group.ok:
         return Row([group.label, *[""] * (len(HEADINGS) - 1)], notes, group.runs[0].status)
     values = [value for value in map(loss, group.ok) if value is not None]
-    dense = next((other.median("interface_sent") for other in found if (other.method, other.link) == (DENSE, group.link)), None)
+    dense = next((other.median("interface_sent") for other in own if (other.method, other.steps) == (DENSE, group.steps)), None)
     sent = group.median("interface_sent")
     equal = [held for run in group.ok if (held := check(run, "replicas_equal")) is not None]
     cells = [
@@ -91,6 +92,7 @@ def _row(group: Group, found: Sequence[Group]) -> Row:
         significant(dense / sent) if dense and sent and group.method != DENSE else "",
         significant(group.median("wall_s")),
         yes(all(equal) if equal else None),
+        str(group.steps),
         f"{len(group.ok)} of {len(group.runs)}" if len(group.ok) < len(group.runs) else str(len(group.runs)),
     ]
     return Row(cells, notes)
@@ -110,12 +112,17 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def against_bytes(found: Sequence[Group]) -> Picture | None:
-    """Loss against bytes sent, one point a method and link, the front drawn through."""
-    points = [(g, sent, value) for g in found if (sent := g.median("interface_sent")) and (value := g.median("loss")) is not None]
+    """Loss against bytes sent of the runs with the most steps, one point a method and link, the front drawn through."""
+    most = max((group.steps for group in found if group.ok), default=0)
+    points = [
+        (g, sent, value)
+        for g in found
+        if g.steps == most and (sent := g.median("interface_sent")) and (value := g.median("loss")) is not None
+    ]
     if not points:
         return None
     best = front([(sent / 1e6, value) for _, sent, value in points])
-    left_out = [group.label for group in found if group.ok and group not in [group for group, *_ in points]]
+    left_out = [group.label for group in found if group.ok and group.steps == most and group not in [group for group, *_ in points]]
     looks = drawing.styles([(group.method, group.label) for group, *_ in points])
     named: set[str] = set()
     with drawing.drawn():
@@ -139,8 +146,9 @@ def against_bytes(found: Sequence[Group]) -> Picture | None:
         drawing.legend(figure, [axes], 3)
         made = drawing.svg(figure, "training-bytes", "Validation loss against megabytes sent by a member, for each method")
     caption = (
-        "Lower and further left is better; the line is the Pareto front: what nothing measured here beats in both. Bars: range over seeds."
+        f"After {most} steps; lower and further left is better. The line is the Pareto front: nothing measured here beats it in both. "
     )
+    caption += "Bars: range over seeds."
     return Picture(made, caption + (f" Without interface bytes, so not drawn: {', '.join(left_out)}." if left_out else ""))
 
 

@@ -68,7 +68,15 @@ def training(*, mbits: tuple[float, ...] = (10, 100, 1000), seeds: int = 3) -> l
         )  # fmt: skip
     failed = next(one for one in made if one.method == "powersgd" and one.seed == 2)
     again = record(
-        "training", failed.key, label=failed.label, method=failed.method, seed=2, status="failed", link=failed.link, reason="worker 1 died"
+        "training",
+        failed.key,
+        label=failed.label,
+        method=failed.method,
+        seed=2,
+        steps=400,
+        status="failed",
+        link=failed.link,
+        reason="worker 1 died",
     )
     return [again if one is failed else one for one in made]
 
