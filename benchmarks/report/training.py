@@ -137,9 +137,9 @@ def against_bytes(found: Sequence[Group]) -> Picture | None:
                 sent / 1e6, value, yerr=bar, fmt=look.marker, color=look.colour, markersize=9, linewidth=1.2, markeredgewidth=0.5,
                 markeredgecolor=drawing.PAGE, label=group.label,
             )  # fmt: skip
-            if (sent / 1e6, value) in best and group.label not in named:
+            if (sent / 1e6, value) in best and group.label not in named:  # below and above by turns, for neighbours
                 named.add(group.label)
-                axes.annotate(group.label, (sent / 1e6, value), (7, 5), textcoords="offset points", fontsize=9)
+                axes.annotate(group.label, (sent / 1e6, value), (7, -13 if len(named) % 2 else 5), textcoords="offset points", fontsize=9)
         axes.set(xscale="log", xlabel="MB sent by a member (interface counters)", ylabel="validation loss")
         axes.margins(x=0.08, y=0.1)
         drawing.plain_ticks(axes)
@@ -186,7 +186,7 @@ def against_time(found: Sequence[Group]) -> Picture | None:
 
 def common(runs: Sequence[Record]) -> list[Point]:
     """The curve of the medians, at the steps that all seeds have; step 0 has no place on a logarithmic axis."""
-    curves = [{point.step: point for point in run.curve if point.wall_s > 0} for run in runs if run.curve]
+    curves = [{point.step: point for point in run.curve if point.step > 0} for run in runs if run.curve]
     steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     return [
         Point(step, *(middle(getattr(curve[step], name) for curve in curves)[0] for name in ("loss", "wall_s", "sent"))) for step in steps

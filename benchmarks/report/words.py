@@ -44,7 +44,7 @@ def size(nbytes: float | None) -> str:
         return NONE
     for unit, least in (("MiB", 2**20), ("KiB", 2**10)):
         if nbytes >= least:
-            return f"{significant(nbytes / least)} {unit}"
+            return f"{nbytes / least:.4g} {unit}"
     return f"{nbytes:.0f} B"
 
 

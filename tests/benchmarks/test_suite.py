@@ -1,11 +1,13 @@
 """All suites one after the other, and how a suite ends."""
 
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
 from benchmarks.suite import __main__ as everything
-from benchmarks.suite.record import RESULTS
+from benchmarks.suite.record import RESULTS, command_line
 from benchmarks.suite.runs import end
 from tests.benchmarks.made_up import record
 
@@ -48,3 +50,11 @@ def test_a_failed_or_void_run_ends_with_1_and_an_absent_one_does_not() -> None:
         with pytest.raises(SystemExit) as caught:
             end([record("training", "a"), record("training", "b", status=status)])
         assert caught.value.code == 1
+
+
+def test_the_command_is_ready_to_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["thinwire bench training", "--link", "20:80", "--results", "my file"])
+    assert command_line() == "thinwire bench training --link 20:80 --results 'my file'"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/benchmarks/training/__main__.py", "--quick"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("benchmarks.training.__main__", None))
+    assert command_line() == "python -m benchmarks.training --quick"
