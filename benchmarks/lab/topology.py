@@ -64,7 +64,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Way:
-    """The way between two regions, alike in both directions: round trip and jitter (standard deviation, each way) in ms, loss each way."""
+    """The way between two regions, alike in both directions: round trip and jitter in ms, share of packets lost each way.
+
+    Jitter is added each way: the absolute value of a normal variable of this standard deviation; packets keep their order.
+    """
 
     rtt_ms: float = 0.0
     jitter_ms: float = 0.0

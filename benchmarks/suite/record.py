@@ -76,8 +76,8 @@ class Percentiles(Struct, frozen=True, forbid_unknown_fields=True):
     def of(cls, seconds: Iterable[float]) -> "Percentiles":
         """Of at least one duration; the nearest rank."""
         found = sorted(seconds)
-        at = [found[min(len(found) - 1, int(len(found) * share))] for share in (0.5, 0.95, 0.99)]
-        return cls(*at, n=len(found))
+        p50, p95, p99 = (found[min(len(found) - 1, int(len(found) * share))] for share in (0.5, 0.95, 0.99))
+        return cls(p50, p95, p99, len(found))
 
 
 class Point(Struct, frozen=True, forbid_unknown_fields=True):
