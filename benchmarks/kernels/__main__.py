@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -27,7 +26,7 @@ from rich.console import Console
 
 from benchmarks.kernels import demo, dense, fused, index, peers, report, suite, transform
 from benchmarks.kernels.operation import QUICK, Operation, Sizes
-from benchmarks.suite.record import RESULTS, Made
+from benchmarks.suite.provenance import RESULTS, provenance
 from thinwire.kernels import native
 
 OPERATIONS: list[Operation] = [*dense.OPERATIONS, *transform.OPERATIONS, *fused.OPERATIONS, *index.OPERATIONS]
@@ -110,7 +109,7 @@ def measure(options: Options) -> dict[str, Any]:
             raise SystemExit(1)
         record = json.loads(path.read_text())
     return {
-        **msgspec.to_builtins(Made.now()),
+        **provenance(),
         "cpu": record["machine_info"]["cpu"].get("brand_raw", platform.processor()),
         "cores": os.cpu_count(),
         "load": load,  # of other programs: the rows with two threads need both cores

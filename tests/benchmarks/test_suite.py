@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.suite import __main__ as everything
-from benchmarks.suite.record import RESULTS, command_line
+from benchmarks.suite import provenance
+from benchmarks.suite.record import RESULTS
 from benchmarks.suite.runs import end
 from tests.benchmarks.made_up import record
 
@@ -54,7 +55,7 @@ def test_a_failed_or_void_run_ends_with_1_and_an_absent_one_does_not() -> None:
 
 def test_the_command_is_ready_to_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["thinwire bench training", "--link", "20:80", "--results", "my file"])
-    assert command_line() == "thinwire bench training --link 20:80 --results 'my file'"
+    assert provenance.command() == "thinwire bench training --link 20:80 --results 'my file'"
     monkeypatch.setattr(sys, "argv", ["/somewhere/benchmarks/training/__main__.py", "--quick"])
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("benchmarks.training.__main__", None))
-    assert command_line() == "python -m benchmarks.training --quick"
+    assert provenance.command() == "python -m benchmarks.training --quick"
