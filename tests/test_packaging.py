@@ -6,12 +6,13 @@ import statistics
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
 
 import thinwire
+from thinwire import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("comms", "kernels", "optim")
@@ -57,6 +58,11 @@ def test_links_are_relative_and_lead_to_the_root(folder: str) -> None:
     assert link.resolve() == ROOT / folder
 
 
+def test_the_command_is_installed() -> None:
+    [command] = entry_points(group="console_scripts", name="thinwire")
+    assert command.load() is cli.main
+
+
 @pytest.mark.slow
 def test_wheel_serves_every_python_and_holds_the_package_only(tmp_path: Path) -> None:
     subprocess.run(
@@ -72,6 +78,9 @@ def test_wheel_serves_every_python_and_holds_the_package_only(tmp_path: Path) ->
     names = {member.filename for member in members}
     assert {"thinwire/__init__.py", "thinwire/py.typed", "thinwire/optim/diloco.py", "thinwire/comms/stages/pack.py"} <= names
     assert "thinwire/kernels/libthinwire.so" in names
+    assert {"thinwire/cli.py", "thinwire/suite/examples/multiregion/data.py"} <= names
+    assert {f"thinwire/suite/benchmarks/{path}" for path in ("suite/record.py", "lab/home.toml", "report/page.html.j2")} <= names
+    assert not [name for name in names if "results" in name]
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"thinwire"}
     assert not [name for name in names if "test" in name or name.endswith((".pyc", ".cpp", ".h"))]
     assert not [member.filename for member in members if member.external_attr >> 28 == 0xA], "a link in a wheel"

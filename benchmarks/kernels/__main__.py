@@ -26,7 +26,7 @@ from rich.console import Console
 
 from benchmarks.kernels import demo, dense, fused, index, peers, report, suite, transform
 from benchmarks.kernels.operation import QUICK, Operation, Sizes
-from benchmarks.training.record import RESULTS, provenance
+from benchmarks.suite.provenance import RESULTS, provenance
 from thinwire.kernels import native
 
 OPERATIONS: list[Operation] = [*dense.OPERATIONS, *transform.OPERATIONS, *fused.OPERATIONS, *index.OPERATIONS]
@@ -105,7 +105,8 @@ def measure(options: Options) -> dict[str, Any]:
         words = "-q --no-header --disable-warnings --tb=short --exitfirst -p no:cacheprovider --import-mode=importlib".split()
         words += ["-c", os.devnull, f"--rootdir={ROOT}", "--benchmark-quiet", "--benchmark-disable-gc", f"--benchmark-json={path}"]
         if pytest.main([*words, suite.__file__], plugins=[Plugin(options)]) != 0:
-            raise SystemExit("error: a measurement failed, see above")
+            print("error: a measurement failed, see above", file=sys.stderr)
+            raise SystemExit(1)
         record = json.loads(path.read_text())
     return {
         **provenance(),
@@ -124,9 +125,9 @@ def measure(options: Options) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     try:
-        options = tyro.cli(Options, description=__doc__)
+        options = tyro.cli(Options, args=argv, description=__doc__)
         if options.quick:
             options = replace(options, rounds=2, repetitions=1, megabytes=1)
         record = json.loads(options.file.read_text()) if options.show and options.file else measure(options)

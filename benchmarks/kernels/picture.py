@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks.training.record import RESULTS
+from benchmarks.suite.provenance import RESULTS, ROOT
 
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 HEIGHT = 0.2  # of a bar; an operation has the height 1
@@ -24,7 +24,7 @@ class Options:
     """Draw the table."""
 
     results: Path = RESULTS / "kernels.json"
-    picture: Path = RESULTS.parents[1] / "docs" / "kernels.png"
+    picture: Path = ROOT / "docs" / "kernels.png"
 
 
 def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -107,17 +107,17 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
     for heading in HEADINGS:
         made.add_column(heading, justify="right" if heading in HEADINGS[1:4] else "left")
     for row in rows:
-        made.add_row(*_cells(row))
+        made.add_row(*cells(row))
     return made
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """For docs/kernels.md."""
-    lines = [HEADINGS, ["---"] + ["---:"] * 3 + ["---"] * 3, *(_cells(row) for row in rows)]
+    lines = [HEADINGS, ["---"] + ["---:"] * 3 + ["---"] * 3, *(cells(row) for row in rows)]
     return "\n".join("| " + " | ".join(cell.replace("\n", "<br>") for cell in line) + " |" for line in lines)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
     """Several peers are several lines of a cell."""
     own = row.get("ours")
     return [

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.suite.record import OK, Record, append, read
+from benchmarks.suite.record import FAILED, OK, VOID, Record, append, read
 
 
 class RunError(RuntimeError):
@@ -51,10 +51,16 @@ def run_all(due: Iterable[Due], results: Path, console: Console, *, keep: bool) 
                 try:
                     record = run.measure()
                 except RunError as error:
-                    record = replace(run.template, status="failed", reason=str(error).strip())
+                    record = replace(run.template, status=FAILED, reason=str(error).strip())
                 made.append(append(results, record))
                 if record.status != OK:
                     first = (record.reason or "").splitlines() or [""]
                     progress.console.print(f"{run.title}: {record.status}: {first[0]}", markup=False, highlight=False)
             progress.advance(task)
     return made
+
+
+def end(records: Iterable[Record]) -> None:
+    """End the command with exit status 1 when a run failed or its link was not what was asked; one that cannot run here is neither."""
+    if any(record.status in (FAILED, VOID) for record in records):
+        raise SystemExit(1)

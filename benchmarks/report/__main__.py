@@ -1,0 +1,75 @@
+"""One page of what was measured: tables and pictures, and under each the command that made it.
+
+    thinwire report benchmarks/results -o report.html       every file of a folder
+    thinwire report mine.jsonl theirs.jsonl                 some files; of two records of one run the one read last
+
+The page needs nothing but itself: no network, no scripts, no other files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+import thinwire
+from benchmarks.report import collectives, others, scaling, stages, training, utilisation
+from benchmarks.report.gather import Found, gather
+from benchmarks.report.page import Section, render
+from benchmarks.suite.record import ResultsError
+
+SUITES = {
+    "training": training.section,
+    "utilisation": utilisation.section,
+    "collectives": collectives.section,
+    "scaling": scaling.section,
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Make a page of results."""
+
+    results: tyro.conf.Positional[tuple[Path, ...]]
+    """Files of records, tables of kernels, or folders of both."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
+    """Where the page goes."""
+
+
+def sections(found: Found) -> list[Section]:
+    """Of everything that was found; the bytes by stage after the suites that counted them."""
+    made: Sequence[Section | None] = [
+        *(section(records) for suite, section in SUITES.items() if (records := found.of(suite))),
+        stages.section([record for suite in SUITES for record in found.of(suite)]),
+        *(others.section(suite, found.of(suite)) for suite in dict.fromkeys(r.suite for r in found.records) if suite not in SUITES),
+        others.kernels_section(found.kernels) if found.kernels else None,
+    ]
+    return [section for section in made if section]
+
+
+def write(options: Options) -> None:
+    """Read, and write the page. Raises `ResultsError`."""
+    if not options.results:
+        raise ResultsError("no results given; say `thinwire report FILE_OR_FOLDER -o report.html`")
+    found = gather(options.results)
+    page = render(sections(found), files=found.files, notes=found.notes, version=thinwire.__version__)
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(page)
+    except OSError as error:
+        raise ResultsError(f"cannot write {options.output}: {error.strerror or error}; give another -o") from None
+    for note in found.notes:
+        print(note)
+    print(f"{options.output}: {len(found.records)} records, {len(page) // 1000} kB")
+
+
+def main(argv: list[str] | None = None) -> None:
+    try:
+        write(tyro.cli(Options, args=argv, description=__doc__))
+    except ResultsError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

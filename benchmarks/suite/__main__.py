@@ -1,0 +1,96 @@
+"""All suites one after the other, then the page of their results.
+
+    thinwire bench all --quick       small sizes, about five minutes; ./results/quick (in a checkout benchmarks/results/quick)
+    thinwire bench all --full        an hour; ./results (in a checkout benchmarks/results)
+    thinwire bench all --full --keep goes on where it was interrupted
+
+Each suite is a process of its own, so that one that breaks takes nothing with it; the others run, and the exit status tells.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from benchmarks.suite.record import RESULTS
+
+FILES = {suite: f"{suite}.jsonl" for suite in ("training", "utilisation", "scaling", "collectives")} | {"kernels": "kernels.json"}
+ORDER = ("kernels", "collectives", "scaling", "utilisation", "training")
+PAGE = "report.html"
+END_S = 30.0  # an interrupted suite has its links to take down
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure everything; one of --quick and --full."""
+
+    quick: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Small sizes, about five minutes."""
+    full: tyro.conf.FlagCreatePairsOff[bool] = False
+    """An hour."""
+    keep: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Skip what the results already hold."""
+    results: Path | None = None
+    """Folder of the results and the page."""
+
+    def __post_init__(self) -> None:
+        if self.quick == self.full:
+            raise ValueError("say --quick (about five minutes) or --full (an hour)")
+
+    @property
+    def folder(self) -> Path:
+        return self.results or (RESULTS / "quick" if self.quick else RESULTS)
+
+    def words(self, suite: str) -> list[str] | None:
+        """The suite's command; None when there is nothing left to do."""
+        file = self.folder / FILES[suite]
+        if suite == "kernels" and self.keep and file.exists():  # its results are one table, not a line a run
+            return None
+        keep = ["--keep"] * (self.keep and suite != "kernels")
+        return ["bench", suite, *["--quick"] * self.quick, *keep, "--results", str(file)]
+
+
+def start(words: list[str]) -> int:
+    """Run `thinwire WORDS`; its exit status."""
+    with subprocess.Popen([sys.executable, "-m", "thinwire.cli", *words]) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # which the terminal sent to the suite as well
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
+def run_suites(options: Options, start: Callable[[list[str]], int]) -> int:
+    """Every suite and the page; the worst exit status."""
+    codes = []
+    for suite in ORDER:
+        words = options.words(suite)
+        if words is not None:
+            print(f"thinwire {' '.join(words)}", flush=True)
+            codes.append(start(words))
+    files = [str(path) for path in (options.folder / FILES[suite] for suite in FILES) if path.exists()]
+    if files:
+        codes.append(start(["report", *files, "-o", str(options.folder / PAGE)]))
+    return max(codes, default=0)
+
+
+def main(argv: list[str] | None = None) -> None:
+    try:
+        options = tyro.cli(Options, args=argv, description=__doc__)
+        code = run_suites(options, start)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted: finished runs are in the results, the same command with --keep goes on from there") from None
+    if code:
+        raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()
