@@ -106,6 +106,22 @@ def test_a_member_with_nan_abstains_and_learns_on_from_the_anchor_at_once(codec:
         assert rejected[:5] == [[], [1], [], [], []]
 
 
+@pytest.mark.parametrize("overlap", [0, OVERLAP])
+def test_a_member_with_nan_starts_anew_from_the_anchor_also_when_the_round_fails(overlap: int) -> None:
+    def member(rank: int, group: LocalGroup) -> None:
+        net = model()
+        opt = make(net, group, overlap=overlap)
+        for step in range(EVERY + overlap):
+            learn(net, opt, step, rank)
+        group.start = lambda *_, **__: Failed()  # type: ignore[method-assign,assignment,return-value]
+        for step in range(EVERY + overlap, 2 * EVERY + overlap):
+            poisoned(net, opt, step, rank, step == 2 * EVERY - 1)
+        assert opt.stats().nothing_averaged == 1
+        assert bool(weights(net).isfinite().all())
+
+    run_members(2, member)
+
+
 def test_nan_everywhere_averages_nothing_and_the_next_round_does() -> None:
     def member(rank: int, group: LocalGroup) -> tuple[Tensor, list[bool]]:
         net, told = model(), []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.optim.overlapped import EVERY, OVERLAP, anchor, make, ours, same
-from tests.optim.problem import learn, model, run_members, weights
+from tests.optim.problem import adamw, learn, model, run_members, weights
 from thinwire import DiLoCo, LocalGroup
 
 STEPS = 3 * EVERY + 3
@@ -117,8 +117,11 @@ def test_keys_of_checkpoints_are_the_same_at_every_step() -> None:
     run_members(2, member)
 
 
-@pytest.mark.parametrize("overlap", [0, 1, 3])
-def test_a_checkpoint_of_another_overlap_is_followed_at_the_next_step_that_may(overlap: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("every", "overlap", "steps"), [(4, 0, 1), (4, 1, 1), (4, 3, 2), (2, 1, 1)])
+def test_after_a_checkpoint_of_other_settings_weights_follow_as_soon_as_these_say(
+    every: int, overlap: int, steps: int, tmp_path: Path
+) -> None:
+    """In the last case a round is due before the step at which weights would follow."""
     saved: dict[int, Any] = {}
 
     def first(rank: int, group: LocalGroup) -> None:
@@ -130,12 +133,17 @@ def test_a_checkpoint_of_another_overlap_is_followed_at_the_next_step_that_may(o
 
     def second(rank: int, group: LocalGroup) -> tuple[Tensor, Tensor]:
         net = model(seed=1)
-        opt = make(net, group, "none", overlap=overlap)
+        opt = DiLoCo(adamw(net), sync_every=every, overlap=overlap, codec="none", group=group)
         net.load_state_dict(saved[rank][0])
         opt.load_state_dict(saved[rank][1])
-        for step in range(EVERY + 1, 2 * EVERY):
+        twin = copy.deepcopy(net)
+        plain = adamw(twin)
+        plain.load_state_dict(copy.deepcopy(opt.inner.state_dict()))
+        held, base = opt._replicas[0].anchor.clone(), opt._replicas[0].base.clone()
+        for step in range(steps):
             learn(net, opt, step, rank)
-        assert not opt._clock.behind
+            learn(twin, plain, step, rank)
+        assert torch.equal(weights(net), held - (base - weights(twin)))
         opt.close()
         return weights(net), anchor(opt)
 
