@@ -63,6 +63,7 @@ class Synchronised(Optimizer):
         self._replicas: list[Replica] = []
         self._engine: Engine | None = None
         self._group: Group | None = None
+        self._flight: Generator[Pending, None, Outcome | None] | None = None  # the round under way
         self._begun = self._closed = self._refused = self._warned_alone = False
         checks.dtypes(self._named_parameters())
 
@@ -95,6 +96,7 @@ class Synchronised(Optimizer):
         """
         if self._closed:
             return
+        self._land()
         failures, give_up = 0, time.monotonic() + timeout_s
         while not self._refused and failures < 2 and time.monotonic() < give_up:
             begun = self._begin()
@@ -127,9 +129,10 @@ class Synchronised(Optimizer):
         """The inner optimizer's state with ours merged in: `thinwire.*` tensors a parameter, `thinwire.*` numbers a group.
 
         Complete: anchor, outer momentum, residual and counters resume bit for bit, also in the middle of a window. Every member saves its
-        own. Tensors are views of the live state, as torch's are.
+        own. Tensors are views of the live state, as torch's are. A round under way is waited for: its outcome is part of the state.
         """
         self._lay_out()
+        self._finish()
         for pre in self._optimizer_state_dict_pre_hooks.values():
             pre(self)
         saved = self._inner_state_dict()
@@ -148,8 +151,10 @@ class Synchronised(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, or a checkpoint of the plain inner optimizer (which starts a new run from its weights).
 
-        Our float32 tensors stay float32 and on their device, whatever the dtype of the parameters.
+        Our float32 tensors stay float32 and on their device, whatever the dtype of the parameters. A round under way ends first: the
+        others count on this member.
         """
+        self._finish()
         for pre in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre(self, state_dict) or state_dict
         ours, clean = split_ours(state_dict)
@@ -163,7 +168,8 @@ class Synchronised(Optimizer):
         # As in torch, saved parameters are matched by their order in the groups: their keys may be indices or names.
         for replica, group, names in zip(self._replicas, self.param_groups, saved_names(state_dict), strict=True):
             saved = [ours.get(name, {}) for name in names]
-            unfit = replica.restore(saved, same_codec=our_numbers(state_dict).get("codec") == repr(self._codec))
+            same_codec = our_numbers(state_dict).get("codec") == repr(self._codec)
+            unfit = replica.restore(saved, same_codec=same_codec, behind=self._clock.behind)
             if unfit and any(saved):
                 log.warning("checkpoint of other settings: %s starts anew", ", ".join(unfit))
             if "anchor" in unfit:
@@ -174,7 +180,7 @@ class Synchronised(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Everything but live handles, and without the `step` that LR schedulers plant: a copy trains alone until given a group."""
         state = self.__dict__.copy()
-        for name in ("step", "_engine", "_group", "_given_group", "_ledger"):
+        for name in ("step", "_engine", "_group", "_given_group", "_ledger", "_flight"):
             state.pop(name, None)
         for name in [name for name in state if name.startswith("_optimizer_") and name.endswith("_hooks")]:
             del state[name]  # as torch's own
@@ -183,7 +189,7 @@ class Synchronised(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if state:
-            self._engine = self._group = self._given_group = None
+            self._engine = self._group = self._flight = None
             self._ledger = Ledger()
             self._begun = False
             self._given_group = ALONE
@@ -277,21 +283,38 @@ class Synchronised(Optimizer):
 
     # -- a round ---------------------------------------------------------------------------------------------------------------
 
-    @_disable_dynamo(recursive=True)
-    @torch.no_grad()
     def _sync(self, *, leaving: bool = False) -> Outcome | None:
         """Run one round to its end; None when it failed for everybody."""
+        self._start(leaving=leaving)
+        return self._finish()
+
+    @_disable_dynamo(recursive=True)
+    @torch.no_grad()
+    def _start(self, *, leaving: bool = False) -> None:
+        """Begin a round, up to where it waits for the others; never blocks."""
         assert self._engine is not None and self._group is not None
         if self._clock.round == 0:  # frameworks may have wrapped the model after the first step
             refuse_ddp(self._group, [p for group in self.param_groups for p in group["params"]])
         self._engine.watch.lap("compute")
-        steps = self._round(leaving=leaving)
+        self._flight = self._round(leaving=leaving)
+        next(self._flight)
+
+    @_disable_dynamo(recursive=True)
+    @torch.no_grad()
+    def _finish(self) -> Outcome | None:
+        """End the round under way; None when it failed for everybody, or there is none."""
+        flight, self._flight = self._flight, None
         try:
-            while True:
-                next(steps)
+            while flight is not None:
+                next(flight)
         except StopIteration as end:
             outcome: Outcome | None = end.value
-        return outcome
+            return outcome
+        return None
+
+    def _land(self) -> None:
+        """Have no round under way, and weights that have followed the last one."""
+        self._finish()
 
     def _exchange(self, job: Job) -> Generator[Pending, None, Outcome | None]:
         """A round of the engine, with the state hashes of the members compared."""

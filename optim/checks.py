@@ -25,6 +25,17 @@ def positive(name: str, value: int) -> int:
     return number
 
 
+def overlap(value: int, sync_every: int) -> int:
+    """`value` as an int; raises `ValueError` when so many steps do not fit between two rounds."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < sync_every or isinstance(value, bool):
+        raise ValueError(f"overlap is {value!r}; choose 0 (wait for every round) to {sync_every - 1} (sync_every - 1) steps")
+    return number
+
+
 def on_round(given: object) -> None:
     """Raises `TypeError` for what cannot be called."""
     if given is not None and not callable(given):

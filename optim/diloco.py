@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from thinwire.comms.codec import Codec
 from thinwire.comms.group import Pending
 from thinwire.kernels.vector import all_finite
+from thinwire.optim import checks
 from thinwire.optim.aggregate import Aggregator
 from thinwire.optim.base import OnRound, Synchronised
-from thinwire.optim.checks import positive
 from thinwire.optim.engine import IDLE, Job, Outcome
 from thinwire.optim.fragment import local
 from thinwire.optim.message import norm, silent
@@ -37,13 +38,14 @@ class DiLoCo(Synchronised):
         delta   = anchor - local                      what this window changed
         payload = encode(decay * residual + delta)    error feedback, select, quantise, pack
         anchor <- outer(anchor, aggregate(payloads))  the same bytes in the same order on every member
-        local  <- anchor
+        local  <- anchor                              + what was learnt while the exchange was under way
 
     It is the inner optimizer to the outside: `param_groups`, `state` and `defaults` are the inner's own, so schedulers, scalers and
     clipping work unchanged. The anchor is kept in float32. Defaults follow the codec: Nesterov SGD (.7, .9) for dense ones, plain
     averaging with error feedback for sparse ones (momentum on top of error feedback diverges; under about 50 rounds Nesterov overshoots).
 
     - `sync_every`: inner steps a round.
+    - `overlap`: inner steps taken while the exchange runs, 0 (wait for it) to sync_every - 1; costs one more copy of the weights.
     - `codec`: a name (`thinwire.comms.codec`) or a `chain(...)`.
     - `group`: a `Group`, a `ProcessGroup`, a one-dimensional `DeviceMesh`, or None for the torchrun environment (alone outside of it).
     - `outer_lr`, `outer_momentum`, `nesterov`: the outer SGD; or `outer(anchor, update, round) -> anchor` on `(numel,)` float32.
@@ -66,6 +68,7 @@ class DiLoCo(Synchronised):
         inner: Optimizer,
         *,
         sync_every: int = 10,
+        overlap: int = 0,
         codec: str | Codec = "blockmax",
         group: Any = None,
         outer_lr: float | None = None,
@@ -88,7 +91,8 @@ class DiLoCo(Synchronised):
         self._set_up(codec=codec, group=group, aggregate=aggregate, initial=initial, on_round=on_round, log=log, verify_every=verify_every)
         if self._codec.unitless:
             raise ValueError(f"{self._codec} sends votes, which say no size; DiLoCo needs one: choose sign or int values")
-        self._sync_every = positive("sync_every", sync_every)
+        self._sync_every = checks.positive("sync_every", sync_every)
+        self._overlap = checks.overlap(overlap, self._sync_every)
         self._outer = _outer_rule(self._codec, outer_lr, outer_momentum, nesterov, outer)
         if decay is None:
             decay = SPARSE_DECAY if self._codec.sparse else DENSE_DECAY
@@ -131,11 +135,14 @@ class DiLoCo(Synchronised):
         self._inner.zero_grad(set_to_none=set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters; every member must add the same ones before its next step."""
+        """Add parameters; every member must add the same ones before its next step. A round under way ends first."""
         self._inner.add_param_group(param_group)
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One inner step; every `sync_every`-th exchanges with the members. Returns what the inner step returns."""
+        """One inner step; after every `sync_every`-th an exchange with the members begins, which `overlap` steps later has ended.
+
+        Returns what the inner step returns.
+        """
         if self._allocating():
             self._lay_out()
             return self._inner.step(closure) if closure is not None else self._inner.step()
@@ -143,28 +150,48 @@ class DiLoCo(Synchronised):
         loss = self._inner.step(closure) if closure is not None else self._inner.step()
         self._clock.tick()
         self._claim_state()
-        if self._clock.window % self._sync_every == 0:
-            if self._begin():
-                self._is_alone()  # says once that the group has ended; the round then fails, and the ledger counts it
-                self._sync()
-            elif self._is_alone():
-                self._clock.forget_window()  # alone every step is agreed: whoever joins later starts from here
-            else:
-                self._record_no_meeting()
+        since = self._clock.window % self._sync_every
+        if since == 0:
+            self._launch()
+        if since >= self._overlap:
+            self._land()
         return loss
 
     # -- a window --------------------------------------------------------------------------------------------------------------
+
+    def _launch(self) -> None:
+        """Begin the round that is due."""
+        self._land()  # a checkpoint of other settings may have left one behind
+        if self._begin():
+            self._is_alone()  # says once that the group has ended; the round then fails, and the ledger counts it
+            self._start()
+        elif self._is_alone():
+            self._clock.forget_window()  # alone every step is agreed: whoever joins later starts from here
+        else:
+            self._record_no_meeting()
+
+    def _land(self) -> None:
+        """End the round under way, if there is one, and let the weights follow."""
+        if self._flight is not None:
+            self._finish()
+        if self._clock.behind:
+            self._follow()
 
     @torch.no_grad()
     def _open_window(self) -> None:
         """Take the anchor before the first step of a window: frameworks load weights after construction."""
         known = len(self._replicas)
         self._lay_out()
-        if not self._clock.open:
+        if not self._clock.open and not self._clock.behind and self._flight is None:
             for replica, group in zip(self._replicas[:known], self.param_groups, strict=False):
                 replica.take_anchor(group["params"])
         if not self._begun and not self._closed:
             self._begin()
+
+    def _lay_out(self) -> None:
+        if len(self._replicas) < len(self.param_groups):
+            self._land()  # the round under way is about the groups it began with
+        super()._lay_out()
 
     def _round(self, *, leaving: bool) -> Generator[Pending, None, Outcome | None]:
         groups = [group["params"] for group in self.param_groups]
@@ -185,6 +212,11 @@ class DiLoCo(Synchronised):
             state=self._state_hash(),
             delta_norm=delta_norm,
         )
+        if abstain and abstain != IDLE:
+            self._recover(groups)
+        overlaps = self._overlap > 0 and not leaving
+        bases = [r.gather(params) if overlaps else None for r, params in zip(self._replicas, groups, strict=True)]
+        before = self._clock.steps
         outcome = yield from self._exchange(job)
         if outcome is None:
             return None
@@ -192,20 +224,23 @@ class DiLoCo(Synchronised):
         counted = self._group.rank in outcome.members
         keep_window = outcome.updates is not None and not counted and not abstain and not outcome.all_leaving
         if outcome.updates is not None:
-            self._apply(outcome.updates, groups, keep_window=keep_window)
+            if keep_window:  # nothing of it was delivered: it counts from the old anchor on
+                bases = [replica.anchor.clone() for replica in self._replicas if replica.anchor is not None]
+            self._apply(outcome.updates, groups, bases)
         if counted:
             for replica, message in zip(self._replicas, messages, strict=True):
                 replica.keep(message.kept)
-        if abstain and abstain != IDLE:
-            self._recover(groups)
+        since = self._clock.steps - before
+        if self._clock.behind and (leaving or since >= self._overlap):  # else a checkpoint has asked for the outcome early
+            self._follow()
         if outcome.updates is not None or outcome.all_leaving:  # else everybody abstained, and the round is held again
-            self._clock.next_round(open=keep_window)
+            self._clock.next_round(since=since, open=keep_window)
         norms = [m.kept_norm for m in messages] if counted else [norm([r.residual]) for r in self._replicas if r.residual is not None]
         self._engine.settle(job, outcome, hypot(*norms))
         return outcome
 
     def _recover(self, groups: list[list[Tensor]]) -> None:
-        """After NaN: the weights are the agreed ones again, and moments that hold NaN would spoil them at the next step."""
+        """With NaN: the weights are the agreed ones again, and moments that hold NaN would spoil them at the next step."""
         for replica, params in zip(self._replicas, groups, strict=True):
             replica.put_anchor(params)
             for p in params:
@@ -215,23 +250,38 @@ class DiLoCo(Synchronised):
                     log.warning("state of the inner optimizer was not finite for a parameter of shape %s: it starts anew", tuple(p.shape))
         self._clock.forget_window()
 
-    def _apply(self, updates: Sequence[Update], groups: list[list[Tensor]], *, keep_window: bool) -> None:
-        """Move anchor and weights. With `keep_window` this member's work did not count, and stays in its weights for the next round.
+    def _apply(self, updates: Sequence[Update], groups: list[list[Tensor]], bases: Sequence[Tensor | None]) -> None:
+        """Move the anchors, and the weights with them; weights that have a base stay, and follow later."""
+        held = [[local(p).detach() for p in params] for params in groups]
+        moved = None
+        if not isinstance(self._outer, SGD):
+            anchors = [replica.anchor for replica in self._replicas if replica.anchor is not None]
+            moved = [self._moved(anchor, u.flat(like)) for anchor, u, like in zip(anchors, updates, held, strict=True)]
+        for i, (update, replica, base) in enumerate(zip(updates, self._replicas, bases, strict=True)):
+            assert replica.anchor is not None
+            targets = held[i] if base is None else [torch.empty_like(weight) for weight in held[i]]
+            if isinstance(self._outer, SGD):
+                update.apply(targets, self._outer.finish(replica.anchor, replica.momentum))
+            elif moved is not None:
+                replica.put(targets, moved[i])
+            replica.base = base
+        self._clock.behind = any(base is not None for base in bases)
 
-        After the last round nothing is kept: replicas end identical, and the ledger has said whose work did not arrive.
+    @_disable_dynamo(recursive=True)
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Let weights that stayed behind follow their anchor, with what they learnt since their base on top.
+
+            local <- anchor + (local - base)      base: the weights when the round began; the old anchor where their payload did not count
+
+        Work up to the base is in the payload or in the residual, and work since then is all that anchor - local holds: every step is in
+        one pseudo-gradient. This is the correction of Delayed Gradient Averaging (Zhu et al., NeurIPS 2021). Streaming DiLoCo mixes
+        instead, alpha * local + (1 - alpha) * anchor (arXiv:2501.18512): the next pseudo-gradient, alpha * (anchor - base) - alpha *
+        (local - base), then repeats a part of what was sent and lacks a part of what was learnt; under error feedback both would add up.
         """
-        anchors = [replica.anchor for replica in self._replicas if replica.anchor is not None]
-        windows = [a - r.gather(params) for a, r, params in zip(anchors, self._replicas, groups, strict=True)] if keep_window else None
-        locals_ = [[local(p).detach() for p in params] for params in groups]
-        if isinstance(self._outer, SGD):
-            for update, replica, anchor, params in zip(updates, self._replicas, anchors, locals_, strict=True):
-                update.apply(params, self._outer.finish(anchor, replica.momentum))
-        else:
-            moved = [self._moved(anchor, u.flat(params)) for anchor, u, params in zip(anchors, updates, locals_, strict=True)]
-            for replica, new, params in zip(self._replicas, moved, groups, strict=True):
-                replica.put(params, new)
-        for replica, params, window in zip(self._replicas, groups, windows or (), strict=False):
-            replica.put_anchor(params, window)
+        for replica, group in zip(self._replicas, self.param_groups, strict=False):
+            replica.follow_anchor(group["params"])
+        self._clock.behind = False
 
     def _moved(self, anchor: Tensor, update: Tensor) -> Tensor:
         """The anchor by the user's own outer rule."""
@@ -252,15 +302,16 @@ class DiLoCo(Synchronised):
 
     def _settings(self) -> dict[str, object]:
         outer = self._outer if isinstance(self._outer, SGD) else getattr(self._outer, "__qualname__", type(self._outer).__name__)
-        return {"sync_every": self._sync_every, "decay": self._decay, "outer": outer}
+        return {"sync_every": self._sync_every, "overlap": self._overlap, "decay": self._decay, "outer": outer}
 
     def _new_replica(self, params: list[Tensor]) -> Replica:
         momentum = isinstance(self._outer, SGD) and self._outer.momentum > 0
-        return Replica(params, self._codec, anchor=True, momentum=momentum, residual=self._decay > 0)
+        return Replica(params, self._codec, anchor=True, momentum=momentum, residual=self._decay > 0, overlaps=self._overlap > 0)
 
     def _shared_tensors(self) -> Iterator[tuple[str, Tensor]]:
         anchors = [part for replica in self._replicas for part in replica.fragment.split(replica.anchor)]  # type: ignore[arg-type]
-        return zip((name for name, _ in self._named_parameters()), anchors, strict=True)
+        # Groups that were added since the last step have no anchor yet; they are the last.
+        return zip((name for name, _ in self._named_parameters()), anchors, strict=False)
 
     def _inner_state_dict(self) -> dict[str, Any]:
         return self._inner.state_dict()

@@ -5,7 +5,7 @@ A round is a generator that yields while its exchange is under way, so that over
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ class Outcome:
     rejected: dict[int, str]
     all_leaving: bool
     said: bytes = b""  # of the lowest member whose payload counts
+    hidden_s: float = 0.0  # of the exchange, while this member did something else
 
 
 class Stopwatch:
@@ -56,12 +57,13 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self._mark = time.perf_counter()
 
-    def lap(self, phase: str | None) -> None:
-        """Give the time since the last lap to `phase`, or to nobody."""
+    def lap(self, phase: str | None) -> float:
+        """Give the time since the last lap to `phase`, or to nobody; returns it."""
         now = time.perf_counter()
+        took, self._mark = now - self._mark, now
         if phase is not None:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._mark
-        self._mark = now
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + took
+        return took
 
     def take(self) -> dict[str, float]:
         """The laps so far, and start again."""
@@ -92,7 +94,9 @@ class Engine:
         self.watch.lap("encode")
         note = Note(flags, job.steps, job.state)
         pending = self.group.start(RoundKey(0, job.round, 0), payload, plan=self.plan_id, note=note, reduce=reduce)
+        self.watch.lap("exchange")
         yield pending
+        away = self.watch.lap("compute")  # whoever resumes at once was not away
         exchange = pending.wait()
         self.watch.lap("exchange")
         self.ledger.carry(pending.sent_nbytes, pending.received_nbytes)
@@ -101,7 +105,7 @@ class Engine:
             return None
         outcome = self._sum(job, exchange) if reduce else self._decode(job, exchange)
         self.watch.lap("decode")
-        return outcome
+        return replace(outcome, hidden_s=min(away, exchange.seconds))
 
     def settle(self, job: Job, outcome: Outcome, residual_norm: float = 0.0) -> None:
         """Record a round whose update has been applied (or that had none)."""
@@ -185,6 +189,7 @@ class Engine:
                 rejected=outcome.rejected if outcome else {},
                 steps=job.steps,
                 state_hash=job.state or None,
+                hidden_s=outcome.hidden_s if outcome else 0.0,
             )
         )
 

@@ -18,9 +18,10 @@ class RoundInfo:
 
     `payload_*` are codec bytes, `wire_*` add the frames' headers (what was handed to the transport); `dense_nbytes` is what this member
     would have sent for the same round in float32 by a ring all-reduce, `ratio` that over `wire_sent`. `seconds` splits the time since
-    the last round. `error` says why nothing was averaged, None on success. `rejected` are members whose payload did not count,
-    `missing` those that did not take part; each with the reason. `wire_*` also hold what members told each other before the round
-    (settings, first weights) and what failed attempts moved; a round that averaged nothing has no `dense_nbytes`.
+    the last round; `hidden_s` is how much of its "compute" the exchange ran beside, so that nobody waited. `error` says why nothing was
+    averaged, None on success. `rejected` are members whose payload did not count, `missing` those that did not take part; each with the
+    reason. `wire_*` also hold what members told each other before the round (settings, first weights) and what failed attempts moved; a
+    round that averaged nothing has no `dense_nbytes`.
     """
 
     member: int
@@ -41,6 +42,7 @@ class RoundInfo:
     rejected: dict[int, str]
     steps: int
     state_hash: int | None
+    hidden_s: float = 0.0
 
     def line(self) -> str:
         """One line for a person."""
@@ -49,9 +51,10 @@ class RoundInfo:
         if not self.members:
             return f"round {self.round} | nothing to average: everybody is done"
         rejected = f" | rejected {self.rejected}" if self.rejected else ""
+        hidden = f", {self.hidden_s:.3f} s hidden" if self.hidden_s >= 0.001 else ""
         return (
             f"round {self.round} | {len(self.members)} members | sent {self.wire_sent / 1e6:.3f} MB ({self.ratio:.0f}x less than dense)"
-            f" | sync {sum(self.seconds.values()) - self.seconds.get('compute', 0.0):.3f} s{rejected}"
+            f" | sync {sum(self.seconds.values()) - self.seconds.get('compute', 0.0):.3f} s{hidden}{rejected}"
         )
 
 

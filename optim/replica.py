@@ -14,15 +14,21 @@ PREFIX = "thinwire."
 
 
 class Replica:
-    """The tensors that a method keeps for some parameters; `anchor` and `momentum` are `(numel,)`, `residual` `(rows, chunk)`, float32."""
+    """The tensors that a method keeps for some parameters; `anchor`, `base` and `momentum` are `(numel,)`, `residual` `(rows, chunk)`,
+    float32. `base`, where there is one, is what the parameters were when their work was last delivered: they have yet to follow the
+    anchor. With `overlaps` it is part of every checkpoint."""
 
-    def __init__(self, params: Sequence[Tensor], codec: Codec, *, anchor: bool, momentum: bool, residual: bool) -> None:
+    def __init__(
+        self, params: Sequence[Tensor], codec: Codec, *, anchor: bool, momentum: bool, residual: bool, overlaps: bool = False
+    ) -> None:
         self.fragment = Fragment([local(p).shape for p in params], codec)
         device = local(params[0]).device if params else torch.device("cpu")
         self.anchor = gather_flat(params) if anchor else None
         self.momentum = torch.zeros(self.fragment.numel, dtype=torch.float32, device=device) if momentum else None
         plan = self.fragment.plan
         self.residual = dispatch.residual(plan.rows, plan.chunk, device) if residual else None
+        self.base: Tensor | None = None
+        self._overlaps = overlaps
         self._spare: Tensor | None = None
 
     def encode(self, tensors: Sequence[Tensor], *, decay: float) -> Message:
@@ -59,19 +65,31 @@ class Replica:
         """Set the parameters, and the anchor where there is one, from `(numel,)` float32."""
         if self.anchor is not None:
             self.anchor.copy_(flat)
-        for value, param in zip(self.fragment.split(flat), params, strict=True):
-            local(param).detach().copy_(value)
+        self._put(params, flat)
 
-    def put_anchor(self, params: Sequence[Tensor], offset: Tensor | None = None) -> None:
-        """Set the parameters to the anchor, or to anchor - offset."""
+    def put_anchor(self, params: Sequence[Tensor]) -> None:
+        """Set the parameters to the anchor."""
         assert self.anchor is not None
-        values = self.anchor if offset is None else self.anchor - offset
-        for value, param in zip(self.fragment.split(values), params, strict=True):
+        self._put(params, self.anchor)
+
+    def follow_anchor(self, params: Sequence[Tensor]) -> None:
+        """Set the parameters to the anchor, with what they changed since their base (if there is one) on top."""
+        if self.base is not None:
+            assert self.anchor is not None
+            self._put(params, self.anchor - (self.base - self.gather(params)))
+            self.base = None
+
+    def _put(self, params: Sequence[Tensor], flat: Tensor) -> None:
+        for value, param in zip(self.fragment.split(flat), params, strict=True):
             local(param).detach().copy_(value)
 
     def export(self) -> list[dict[str, Tensor]]:
         """For each parameter its part of every tensor under `thinwire.` keys; a residual in two places of its matrix is copied."""
-        parts = {name: [_joined(views) for views in places] for name, places in self._places().items()}
+        places = self._places()
+        if self._overlaps and self.base is None:  # members and moments differ in whether there is one; the keys of checkpoints must not
+            assert self.anchor is not None
+            places["base"] = [[view] for view in self.fragment.split(self.anchor.clone())]
+        parts = {name: [_joined(views) for views in views_] for name, views_ in places.items()}
         return [{PREFIX + name: whole[i] for name, whole in parts.items()} for i in range(len(self.fragment.shapes))]
 
     def _places(self) -> dict[str, list[list[Tensor]]]:
@@ -79,17 +97,20 @@ class Replica:
         places: dict[str, list[list[Tensor]]] = {}
         if self.anchor is not None:
             places["anchor"] = [[view] for view in self.fragment.split(self.anchor)]
+        if self.base is not None:
+            places["base"] = [[view] for view in self.fragment.split(self.base)]
         if self.momentum is not None:
             places["momentum"] = [[view] for view in self.fragment.split(self.momentum)]
         if self.residual is not None:
             places["residual"] = self.fragment.split_matrix(self.residual)
         return places
 
-    def restore(self, saved: Sequence[Mapping[str, Tensor]], *, same_codec: bool) -> list[str]:
+    def restore(self, saved: Sequence[Mapping[str, Tensor]], *, same_codec: bool, behind: bool) -> list[str]:
         """Copy exported tensors back, in float32 on this replica's device; returns the names of those that do not fit or are absent.
 
-        What another codec left, or has no counterpart, is worth nothing: it starts at zero.
+        What another codec left, or has no counterpart, is worth nothing: it starts at zero. `behind` says whether there was a base.
         """
+        self.base = torch.empty_like(self.anchor) if behind and self.anchor is not None else None
         unfit = set() if same_codec or self.residual is None else {"residual"}
         places = self._places()
         for i, theirs in enumerate(saved):
@@ -103,6 +124,8 @@ class Replica:
         for name, tensor in (("residual", self.residual), ("momentum", self.momentum)):
             if name in unfit and tensor is not None:
                 tensor.zero_()
+        if not unfit.isdisjoint(("anchor", "base")):
+            self.base = None
         return sorted(unfit)
 
 

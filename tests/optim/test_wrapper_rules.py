@@ -190,8 +190,8 @@ def test_rule_9_copies_and_pickles_train_on_alone(kind: Any) -> None:
 def test_rule_10_counters_live_in_one_object() -> None:
     opt = DiLoCo(adamw(model()))
     numbers = [name for name, value in vars(opt).items() if isinstance(value, int) and not isinstance(value, bool)]
-    assert set(numbers) <= {"_sync_every", "_verify_every"}
-    assert vars(opt._clock).keys() == {"round", "window", "steps", "open", "met"}
+    assert set(numbers) <= {"_sync_every", "_overlap", "_verify_every"}
+    assert vars(opt._clock).keys() == {"round", "window", "steps", "open", "behind", "met"}
 
 
 def test_rule_11_a_step_skipped_by_a_scaler_on_one_member_neither_hangs_nor_shifts_rounds() -> None:
