@@ -26,6 +26,7 @@ DATAGRAM = 1472  # fills a packet of 1500 bytes
 HEADERS_NBYTES = 28  # IP and UDP
 PINGS = 5
 BLAST_S = 0.6
+STREAM_S = 5.0
 EXCESS = 1.1  # of the rate that is sent, so that the link and nothing else limits
 TOLERANCE, LEAST_RTT_MS = 0.05, 2.0  # what a link may be off by before a run on it is void
 _UDP_SEGMENT, _UDP_GRO, _SO_RCVBUFFORCE = 103, 104, 33
@@ -210,6 +211,10 @@ class Probe:
     def do(self, command: "dict[str, Any]") -> Any:
         if command["op"] == "ping":
             return self.ping(command["to"])
+        if command["op"] == "listen":
+            self.listener = socket.create_server(("", PORT))
+        if command["op"] == "stream":
+            return self.stream(command["to"], command["seconds"])
         if command["op"] == "blast":
             return self.blast(command["to"], command["count_s"])
         return command["op"]
@@ -273,6 +278,32 @@ class Probe:
                 if kind[:1] == b"\0":
                     seen.setdefault(sender, []).append((now, nbytes))
         return {sender: _rate(pieces) for sender, pieces in seen.items()}
+
+    def stream(self, to: "str | None", seconds: float) -> "float | None":
+        """Send to one region by TCP, take what another sends; Mbit/s taken in the last 5 s: before, TCP looks for its rate."""
+        begun = time.monotonic()
+        out = socket.create_connection((to, PORT)) if to else None
+        incoming: list[socket.socket] = [self.listener]
+        if out:
+            out.setblocking(False)
+        zeros, taken = bytes(1 << 18), 0
+        while (elapsed := time.monotonic() - begun) < seconds:
+            ready, _, _ = select.select(incoming, [out] if out else [], (), seconds - elapsed)
+            if out:
+                try:
+                    out.send(zeros)
+                except BlockingIOError:
+                    pass
+            for one in ready:
+                if one is self.listener:
+                    incoming.append(one.accept()[0])
+                elif elapsed > seconds - STREAM_S:
+                    taken += one.recv_into(self.buffer)
+                else:
+                    one.recv_into(self.buffer)
+        for one in incoming:
+            one.close()
+        return taken * 8e-6 / STREAM_S if len(incoming) > 1 else None
 
 
 def _rate(pieces: "list[tuple[float, int]]") -> float:
