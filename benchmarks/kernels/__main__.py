@@ -26,7 +26,8 @@ from rich.console import Console
 
 from benchmarks.kernels import demo, dense, fused, index, peers, report, suite, transform
 from benchmarks.kernels.operation import QUICK, Operation, Sizes
-from benchmarks.training.record import RESULTS, provenance
+from benchmarks.suite.provenance import provenance
+from benchmarks.suite.record import RESULTS
 from thinwire.kernels import native
 
 OPERATIONS: list[Operation] = [*dense.OPERATIONS, *transform.OPERATIONS, *fused.OPERATIONS, *index.OPERATIONS]

@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks.training.record import RESULTS
+from benchmarks.suite.record import RESULTS
 
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 HEIGHT = 0.2  # of a bar; an operation has the height 1

@@ -2,19 +2,18 @@
 
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
-from shutil import which
 from statistics import median
 
 import msgspec
 import torch
 from msgspec import Struct
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.suite.provenance import ROOT, commit
+
 RESULTS = ROOT / "benchmarks" / "results"
 OK, FAILED, VOID, ABSENT = "ok", "failed", "void", "absent"  # void: the link was not what was asked; absent: cannot run here
 
@@ -212,17 +211,6 @@ def key_of(*parts: object, **settings: object) -> str:
     'diloco seed 0 codec=none sync_every=10'
     """
     return " ".join([*(str(part) for part in parts if str(part)), *(f"{name}={value}" for name, value in sorted(settings.items()))])
-
-
-def commit() -> str:
-    """The checkout's commit, marked when files differ from it."""
-
-    def git(*words: str) -> str:
-        if which("git") is None:
-            return ""
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    return (git("rev-parse", "--short=12", "HEAD") or "uncommitted") + ("+changes" if git("status", "--porcelain") else "")
 
 
 def _processor() -> str:
