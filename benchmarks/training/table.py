@@ -1,21 +1,25 @@
 """The table: a line a method, medians over the seeds; what could not run is told with its reason."""
 
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.suite.record import ABSENT, OK, Record, middle
 from benchmarks.training.curve import wall_to_loss
 from benchmarks.training.options import Options
 from benchmarks.training.rows import TUNED, Row
+from benchmarks.training.setting import Run
 
 MB = 1e6
 LEFT = ("method", "target")
+FULL = Run.steps  # for which targets and known numbers hold
 
 
 def table(options: Options, records: list[Record], link: str) -> Table:
     """The rows over links of this name, as far as there are records of them."""
     title = f"{options.workers} workers, {options.steps} steps after a warm start of {options.warm_steps}; {link}"
-    counted = {record.bytes.counted_by for record in records if record.bytes}
-    caption = f"Bytes a worker: {', '.join(sorted(counted))}; MB are 10^6. cpu s: of the worker's process.\n{TUNED}"
+    shown = [record for name in options.rows for record in options.of(name, link, records)]
+    counted = sorted({record.bytes.counted_by for record in shown if record.bytes})
+    caption = "\n".join([*([f"MB: 10^6 bytes a worker, {', '.join(counted)}. cpu s: of its process."] if counted else []), TUNED])
     made = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     until = [f"wall s to {options.until_loss:g}"] if options.until_loss is not None else []
     numbers = ("MB sent", "MB received", "payload MB", "x DDP", "cpu s", "wall s")
@@ -29,8 +33,8 @@ def table(options: Options, records: list[Record], link: str) -> Table:
             made.add_row(*_cells(options, row, good, dense, _wanted(options, row, link, records)))
         elif found:
             reason = ((found[-1].reason or "").splitlines() or [""])[0]
-            told = f"{found[-1].status}: {reason}"
-            made.add_row(row.setting.label, *[""] * (len(made.columns) - 2), told if found[-1].status == ABSENT else f"[red]{told}")
+            told = Text(f"{found[-1].status}: {reason}", style="" if found[-1].status == ABSENT else "red")
+            made.add_row(row.setting.label, *[""] * (len(made.columns) - 2), told)
     return made
 
 
@@ -73,7 +77,7 @@ def _cells(options: Options, row: Row, found: list[Record], dense: float | None,
         *([_crossing(found, options.until_loss)] if options.until_loss is not None else []),
         "yes" if all(record.checks["replicas_equal"] for record in found) else "NO",
         str(len(found)),
-        _target(row, wanted, loss, sent),
+        _target(row, wanted, loss, sent) if found[0].steps == FULL else "",
     ]
 
 

@@ -209,8 +209,8 @@ def test_the_table_shows_the_median_and_whether_the_target_is_met(tmp_path: Path
 def test_a_row_that_could_not_run_is_shown_with_its_reason(here: Lab) -> None:
     options = Options(rows=("torchft", "ddp"), seeds=(0,))
     absent_one = msgspec.structs.replace(template(options.run("torchft", 0), here), status="absent", reason="no module torchft")
-    failed = msgspec.structs.replace(template(options.run("ddp", 0), here), status="failed", reason="worker 1 failed: x\nlong")
-    assert columns(options, [absent_one, failed])["target"] == ["absent: no module torchft", "[red]failed: worker 1 failed: x"]
+    failed = msgspec.structs.replace(template(options.run("ddp", 0), here), status="failed", reason="worker 1 failed: [Errno 28]\nlong")
+    assert columns(options, [absent_one, failed])["target"] == ["absent: no module torchft", "failed: worker 1 failed: [Errno 28]"]
 
 
 def test_the_front_holds_what_nothing_beats_in_both(here: Lab) -> None:
