@@ -72,7 +72,7 @@ format: $(STAMP)
 	$(BIN)/ruff format
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.training.table $(ARGS)
+	$(BIN)/python -m benchmarks.training $(ARGS)
 
 bench-kernels: $(STAMP)
 	$(BIN)/python -m benchmarks.kernels $(ARGS)

@@ -40,7 +40,8 @@ class DeMo:
     `code` is `authors()`, or None for what is written below.
     """
 
-    def __init__(self, like: Tensor, code: Any | None) -> None:
+    def __init__(self, like: Tensor, code: Any | None, *, lr: float = LR) -> None:
+        self._lr = lr
         if code is None:
             self._transform: Any = Tiles(like)
             self._compress: Any = Largest()
@@ -58,7 +59,7 @@ class DeMo:
     def encode(self, delta: Tensor, gradient: Tensor) -> Sent:
         """Momentum, DCT, top-k, and what was sent taken off the momentum (in place)."""
         delta.mul_(DECAY)
-        delta.add_(gradient, alpha=LR)
+        delta.add_(gradient, alpha=self._lr)
         sent = Sent(*self._compress.compress(self._transform.encode(delta), TOP_K))
         delta.sub_(self._transform.decode(self._compress.decompress(delta, sent.places, sent.values, sent.shape, sent.total)))
         return sent
@@ -68,7 +69,7 @@ class DeMo:
         """The mean over those that sent a coefficient, the inverse DCT, and a step by its sign (in place)."""
         places, values = [one.places for one in sent], [one.values for one in sent]
         mean = self._compress.batch_decompress(weight, places, values, sent[0].shape, sent[0].total)
-        weight.add_(self._transform.decode(mean).sign_(), alpha=-LR)
+        weight.add_(self._transform.decode(mean).sign_(), alpha=-self._lr)
 
 
 def cosines(n: int) -> Tensor:
@@ -78,19 +79,20 @@ def cosines(n: int) -> Tensor:
 
 
 class Tiles:
-    """The 2-D DCT of 64 x 64 tiles by matrix products."""
+    """The 2-D DCT of 64 x 64 tiles by matrix products; a side that 64 does not divide is cut by its largest divisor below."""
 
     def __init__(self, like: Tensor) -> None:
         self._shape = like.shape
-        self._basis = cosines(SIDE).to(like.device)
+        self._height, self._width = (max(d for d in range(1, SIDE + 1) if side % d == 0) for side in like.shape)
+        self._down, self._along = cosines(self._height).to(like.device), cosines(self._width).to(like.device)
 
     def encode(self, x: Tensor) -> Tensor:
         height, width = x.shape
-        tiles = x.view(height // SIDE, SIDE, width // SIDE, SIDE).transpose(1, 2)
-        return self._basis @ tiles @ self._basis.T
+        tiles = x.view(height // self._height, self._height, width // self._width, self._width).transpose(1, 2)
+        return self._down @ tiles @ self._along.T
 
     def decode(self, coefficients: Tensor) -> Tensor:
-        tiles = self._basis.T @ coefficients @ self._basis
+        tiles = self._down.T @ coefficients @ self._along
         return tiles.transpose(1, 2).reshape(self._shape)
 
 
@@ -99,7 +101,7 @@ class Largest:
 
     def compress(self, coefficients: Tensor, k: int) -> tuple[Tensor, Tensor, torch.Size, int]:
         flat = coefficients.flatten(2)
-        index = flat.abs().topk(k, sorted=False).indices
+        index = flat.abs().topk(min(k, flat.shape[2]), sorted=False).indices
         return index, flat.gather(2, index), coefficients.shape, flat.shape[2]
 
     def decompress(self, like: Tensor, index: Tensor, value: Tensor, shape: torch.Size, total: int) -> Tensor:

@@ -84,7 +84,7 @@ def measure(run: Run) -> None:
     import triton
 
     from benchmarks.kernels import gpu_same, gpu_time, peers
-    from benchmarks.training.record import provenance
+    from benchmarks.suite.provenance import provenance
     from thinwire.kernels import native
 
     judge = "the C++ library" if native.available() else "numpy (no C++ library: --build makes it)"

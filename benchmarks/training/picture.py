@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training.record import middle
+from benchmarks.suite.record import middle
+from benchmarks.training.front import unbeaten
 
 PARAMETERS = 1_334_080
 
@@ -31,11 +32,7 @@ def family(record: dict[str, Any]) -> str:
 
 def frontier(families: dict[str, list[tuple[float, float, float, float, str]]]) -> list[tuple[float, float]]:
     """What no setting beats in both: from fewest bytes to least loss."""
-    best: list[tuple[float, float]] = []
-    for sent, loss, *_ in sorted(point for members in families.values() for point in members):
-        if not best or loss < best[-1][1]:
-            best.append((sent, loss))
-    return best
+    return unbeaten(((sent, loss) for members in families.values() for sent, loss, *_ in members), lambda point: point)
 
 
 def draw(path: Path, records: list[dict[str, Any]]) -> None:

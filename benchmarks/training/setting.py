@@ -4,7 +4,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-METHODS = ("alone", "ddp", "textbook", "demo-reference", "diloco", "demo")
+from benchmarks.suite.record import key_of
+
+METHODS = ("alone", "ddp", "powersgd", "post-local-sgd", "textbook", "torchft", "demo-textbook", "demo-reference", "diloco", "demo")
+EVERY_STEP = ("ddp", "powersgd", "demo-textbook", "demo-reference", "demo")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,14 @@ class Setting:
     @property
     def key(self) -> str:
         """What tells two settings apart, in any order of their options."""
-        return " ".join([self.method, *(f"{name}={value}" for name, value in sorted(self.options.items()))])
+        return key_of(self.method, **self.options)
+
+    @property
+    def sync_every(self) -> int:
+        """Steps between exchanges; 0: never."""
+        if self.method == "alone" or self.method in EVERY_STEP:
+            return int(self.method != "alone")
+        return int(self.options.get("sync_every", self.options.get("period", 10)))
 
 
 @dataclass(frozen=True)
@@ -54,3 +64,8 @@ class Run:
     def parse(cls, text: str) -> "Run":
         fields = json.loads(text)
         return cls(**(fields | {"setting": Setting(**fields["setting"])}))
+
+    def key(self, link: str) -> str:
+        """Of its record, over links of this name."""
+        sizes = {name: value for name, value in asdict(self).items() if name not in ("setting", "seed")}
+        return f"{self.setting.key}, seed {self.seed}, {key_of(**sizes)}, {link}"

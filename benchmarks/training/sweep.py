@@ -22,11 +22,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.suite.record import RESULTS, middle
 from benchmarks.training.grid import GRID
 from benchmarks.training.methods import build
 from benchmarks.training.picture import draw
-from benchmarks.training.record import RESULTS, append, middle, read, same_run
 from benchmarks.training.setting import Run, Setting
+from benchmarks.training.sweep_results import append, read, same_run
 from benchmarks.training.task import adamw, batches, evaluate, warm_start
 from benchmarks.training.worker import train
 from examples.multiregion.data import Text, load, validation_batches

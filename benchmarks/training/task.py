@@ -5,14 +5,13 @@ import hashlib
 import inspect
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW
 
 from benchmarks.training.setting import Run
 from examples.multiregion import data, model
@@ -25,6 +24,11 @@ LR, BETAS, WEIGHT_DECAY = 1e-3, (0.9, 0.95), 0.1
 def adamw(gpt: GPT) -> AdamW:
     """The inner optimizer of every method that has one."""
     return AdamW(gpt.parameters(), lr=LR, betas=BETAS, weight_decay=WEIGHT_DECAY)
+
+
+def outer_sgd(params: list[torch.nn.Parameter], lr: float, momentum: float) -> SGD:
+    """The outer optimizer of every dense DiLoCo that is not thinwire's; Nesterov where there is momentum."""
+    return SGD(params, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
 def batches(text: Text, run: Run, rank: int) -> Batches:
@@ -78,16 +82,3 @@ def _alone(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-class CpuClock:
-    """CPU seconds of this process, its threads included, since construction."""
-
-    def __init__(self) -> None:
-        self._start, self._wall = time.process_time(), time.perf_counter()
-
-    def cpu_s(self) -> float:
-        return time.process_time() - self._start
-
-    def wall_s(self) -> float:
-        return time.perf_counter() - self._wall

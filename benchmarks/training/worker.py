@@ -1,55 +1,80 @@
 """One worker of one run, in its own process: `python -m benchmarks.training.worker RUN INTERFACE RESULT`, in torchrun's environment.
 
-Trains, counts the bytes that left the interface around the training loop, writes what it saw as JSON to RESULT.
+Trains, counts what the interface moved around the training loop, then judges its models; writes what it saw as JSON to RESULT.
 """
 
-import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import torch
+from msgspec import Struct
 
-from benchmarks.training.methods import Method, build
+from benchmarks.training.curve import Mark, Marks
+from benchmarks.training.gate import Gate
+from benchmarks.training.meter import Meter, Moved
+from benchmarks.training.methods import build
+from benchmarks.training.methods.method import Method
 from benchmarks.training.setting import Run
-from benchmarks.training.task import CpuClock, batches, evaluate, warm_start
-from examples.multiregion.counters import sent_nbytes
+from benchmarks.training.task import batches, evaluate, warm_start
 from examples.multiregion.data import Batches, load, validation_batches
 from examples.multiregion.model import sha256
 
 
-def train(run: Run, method: Method, mine: Batches) -> None:
+class Seen(Struct):
+    """Of one worker. `marks` are the learning curve, `ledger` is what the method says of itself."""
+
+    loss: float
+    moved: Moved
+    cpu_s: float
+    wall_s: float
+    numel: int
+    sha256: str
+    marks: list[Mark]
+    ledger: dict[str, float]
+
+
+def train(run: Run, method: Method, mine: Batches, after: Callable[[int], None] = lambda step: None) -> None:
     """The loop that is measured: the same lines for every method."""
-    for _ in range(run.steps):
+    for step in range(1, run.steps + 1):
         method.zero_grad()
         method.loss(mine.draw()).backward()
         method.step()
+        after(step)
     method.close()
 
 
-def measure(run: Run, rank: int, interface: str) -> dict[str, Any]:
-    """Run one worker; bytes are those of the whole interface."""
-    text = load()
+def measure(run: Run, rank: int, workers: int, interface: str) -> Seen:
+    """Run one worker among others; bytes are those of the whole interface."""
+    text, gate = load(), Gate()
     gpt = warm_start(run, text)
     method = build(run.setting, gpt)
     mine = batches(text, run, rank)
-    before, clock = sent_nbytes(interface), CpuClock()
-    train(run, method, mine)
-    sent, cpu_s, wall_s = sent_nbytes(interface) - before, clock.cpu_s(), clock.wall_s()
-    return {
-        "loss": evaluate(gpt, validation_batches(text)),
-        "sent": sent,
-        "cpu_s": cpu_s,
-        "wall_s": wall_s,
-        "sha256": sha256(gpt),
-    } | method.ledger()
+    gate.cross("start")
+    meter = Meter(interface, rank)
+    marks = Marks(gpt, meter, rank=rank, workers=workers, steps=run.steps)
+    train(run, method, mine, marks)
+    cpu_s, wall_s, moved = meter.cpu_s(), meter.wall_s(), meter.moved()
+    gate.cross("end")
+    held_out, digest = validation_batches(text), sha256(gpt)
+    method.leave()
+    loss = evaluate(gpt, held_out)
+    numel = sum(p.numel() for p in gpt.parameters())
+    seen = Seen(loss, moved, cpu_s, wall_s, numel, digest, marks.judge(held_out), method.ledger())
+    if rank == 0:
+        gate.hold("end")
+    return seen
 
 
 def main() -> None:
     torch.set_num_threads(1)
     run, interface, result = Run.parse(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    result.write_text(json.dumps(measure(run, int(os.environ["RANK"]), interface)))
+    seen = measure(run, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), interface)
+    part = result.with_suffix(".part")
+    part.write_bytes(msgspec.json.encode(seen))
+    part.replace(result)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+"""Loss against bytes and against wall time: every method on one task, bytes counted by the operating system.
+
+    python -m benchmarks.training                              all rows, three seeds, links as fast as this machine
+    python -m benchmarks.training --quick                      a few rows, in a minute or two
+    python -m benchmarks.training --rows ddp diloco --seeds 0 1 2 3 4
+    python -m benchmarks.training --link 20:80 --rows ddp none diloco --steps-of ddp 40 --until-loss 2.072
+    python -m benchmarks.training --show                       print what the results file holds
+
+Each run appends one record to benchmarks/results/training.jsonl; `--keep` skips runs that the file already holds. As root every worker
+has a network namespace (needs iproute2 and /dev/net/tun); else the loopback is counted, and no link can be shaped.
+"""
+
+import os
+import sys
+from contextlib import AbstractContextManager
+from functools import partial
+
+import tyro
+from msgspec.structs import replace
+from rich.console import Console
+
+from benchmarks.lab.namespaces import LabError
+from benchmarks.lab.topology import TopologyError
+from benchmarks.lab.wan import Lab, Void, open_lab, open_loopback
+from benchmarks.suite.record import ABSENT, VOID, Made, Record, ResultsError, read
+from benchmarks.suite.runs import Due, run_all
+from benchmarks.training.launch import launch, template
+from benchmarks.training.methods import absent
+from benchmarks.training.options import Options
+from benchmarks.training.setting import Run
+from benchmarks.training.table import table
+
+WIDTH = 200  # of what is not a terminal
+
+
+def due(options: Options, lab: Lab) -> list[Due]:
+    """All runs that are asked for, one at a time: all cores belong to its workers."""
+    return [Due(template(run, lab), partial(measure, run, lab, options.timeout_s)) for run in options.runs()]
+
+
+def measure(run: Run, lab: Lab, timeout_s: float) -> Record:
+    """One run over links that were measured just before; void when they are not what was asked."""
+    missing = absent(run.setting.method)
+    if missing:
+        return replace(template(run, lab), made=Made.now(), status=ABSENT, reason=missing)
+    try:
+        link = lab.verify()
+    except Void as void:
+        return replace(template(run, lab), made=Made.now(), status=VOID, reason=str(void))
+    return replace(launch(run, lab, timeout_s=timeout_s), link=link)
+
+
+def lab_of(options: Options) -> AbstractContextManager[Lab]:
+    """Namespaces for root, and for whoever asks for a link (which then says what is missing); else the loopback."""
+    topology = options.regions(options.workers)
+    return open_lab(topology) if os.geteuid() == 0 or options.asks() else open_loopback(options.workers)
+
+
+def link_of(options: Options) -> str:
+    """The name that records have of the links, without opening the lab."""
+    return options.regions(options.workers).name if os.geteuid() == 0 or options.asks() else "loopback"
+
+
+def main(argv: list[str] | None = None) -> None:
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    try:
+        options = tyro.cli(Options, description=__doc__, args=argv).effective()
+        if not options.show:
+            with lab_of(options) as lab:
+                console.print(f"bytes: {lab.counted_by}")
+                run_all(due(options, lab), options.results, console, keep=options.keep)
+        console.print(table(options, read(options.results), link_of(options)))
+    except (LabError, TopologyError, ResultsError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted: finished runs are in the results file, --keep goes on from there") from None
+
+
+if __name__ == "__main__":
+    main()
