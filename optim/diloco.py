@@ -277,7 +277,7 @@ class DiLoCo(Synchronised):
         Work up to the base is in the payload or in the residual, and work since then is all that anchor - local holds: every step is in
         one pseudo-gradient. This is the correction of Delayed Gradient Averaging (Zhu et al., NeurIPS 2021). Streaming DiLoCo mixes
         instead, alpha * local + (1 - alpha) * anchor (arXiv:2501.18512): the next pseudo-gradient, alpha * (anchor - base) - alpha *
-        (local - base), then repeats a part of what was sent and lacks a part of what was learnt; under error feedback both would add up.
+        (local - base), then repeats a part of what was sent and lacks a part of what was learnt.
         """
         for replica, group in zip(self._replicas, self.param_groups, strict=False):
             replica.follow_anchor(group["params"])
