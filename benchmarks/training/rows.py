@@ -59,6 +59,7 @@ ROWS: dict[str, Row] = {
     "topk": Row(_diloco("topk", "topk")),
     "dct-topk": Row(_diloco("dct-topk", "dct-topk"), loss=2.06, megabytes=4),
     "diloco": Row(Setting("diloco", {}, "DiLoCo blockmax64 (defaults)"), loss=2.05, megabytes=1.5),
+    "diloco-overlap": Row(Setting("diloco", {"overlap": 2}, "DiLoCo blockmax64, overlap 2 of 10")),
     "blockmax128": Row(_diloco("blockmax128", "blockmax128")),
     "demo-published": Row(
         Setting("demo", {"codec": "dct-topk32-int8", "lr": 1.5e-3, "decay": 0.999}, "DeMo, published settings"),
