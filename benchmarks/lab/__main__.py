@@ -5,7 +5,6 @@ python -m benchmarks.lab continents -- python train.py   the same, then RANK, WO
 """
 
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -13,9 +12,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lab.namespaces import LabError
-from benchmarks.lab.topology import Topology, TopologyError
+from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import Lab, Void, open_lab
+from benchmarks.suite.options import one_sentence, parse
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     at = words.index("--") if "--" in words else len(words)
     command = words[at + 1 :]
-    options = tyro.cli(Options, args=words[:at], description=__doc__)
-    try:
+    with one_sentence("interrupted"):
+        options = parse(Options, words[:at], __doc__)
         with open_lab(Topology.read(options.topology)) as lab:
             try:
                 link = lab.verify()
@@ -73,12 +72,6 @@ def main(argv: list[str] | None = None) -> None:
                 console.print(f"asked: {link.asked}\nmeasured: {link.measured}", markup=False, highlight=False)
             status = run(lab, command) if command else 0
             console.print(table(lab))
-    except (LabError, TopologyError, Void) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except subprocess.SubprocessError as error:
-        raise SystemExit(f"error: {error}") from None
     raise SystemExit(status)
 
 

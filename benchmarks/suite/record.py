@@ -98,11 +98,11 @@ class Made(Struct, frozen=True, forbid_unknown_fields=True):
     load: float  # of the machine, one minute's average, when it was written
 
     @classmethod
-    def now(cls, command: str | None = None) -> "Made":
+    def now(cls) -> "Made":
         """Here, from this checkout."""
         return cls(
             time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            command=command or provenance.command(),
+            command=provenance.command(),
             commit=provenance.commit(),
             torch=str(torch.__version__),
             python=platform.python_version(),

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks.lab.namespaces import LabError
 from benchmarks.suite.record import FAILED, OK, VOID, Record, append, read
 
 
@@ -19,7 +20,7 @@ class RunError(RuntimeError):
 class Due:
     """A run that is due: `template` is its record before anything was measured, `measure` fills it in.
 
-    `measure` returns the record (its status may be "void"), or raises `RunError`.
+    `measure` returns the record (its status may be "void"), or raises `RunError`, `LabError` or `OSError`: it failed.
     """
 
     template: Record
@@ -50,7 +51,7 @@ def run_all(due: Iterable[Due], results: Path, console: Console, *, keep: bool) 
             else:
                 try:
                     record = run.measure()
-                except RunError as error:
+                except (RunError, LabError, OSError) as error:
                     record = replace(run.template, status=FAILED, reason=str(error).strip())
                 made.append(append(results, record))
                 if record.status != OK:

@@ -15,15 +15,13 @@ import sys
 from contextlib import AbstractContextManager
 from functools import partial
 
-import tyro
 from msgspec.structs import replace
 from rich.console import Console
 
-from benchmarks.lab.namespaces import LabError
-from benchmarks.lab.topology import TopologyError
 from benchmarks.lab.wan import Lab, Void, open_lab, open_loopback
-from benchmarks.suite.record import ABSENT, VOID, Made, Record, ResultsError, read
-from benchmarks.suite.runs import Due, run_all
+from benchmarks.suite.options import one_sentence, parse
+from benchmarks.suite.record import ABSENT, VOID, Made, Record, read
+from benchmarks.suite.runs import Due, end, run_all
 from benchmarks.training.launch import launch, template
 from benchmarks.training.methods import absent
 from benchmarks.training.options import Options
@@ -63,17 +61,15 @@ def link_of(options: Options) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    try:
-        options = tyro.cli(Options, description=__doc__, args=argv).effective()
+    made: list[Record] = []
+    with one_sentence():
+        options = parse(Options, argv, __doc__).effective()
         if not options.show:
             with lab_of(options) as lab:
                 console.print(f"bytes: {lab.counted_by}")
-                run_all(due(options, lab), options.results, console, keep=options.keep)
+                made = run_all(due(options, lab), options.results, console, keep=options.keep)
         console.print(table(options, read(options.results), link_of(options)))
-    except (LabError, TopologyError, ResultsError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: finished runs are in the results file, --keep goes on from there") from None
+    end(made)
 
 
 if __name__ == "__main__":

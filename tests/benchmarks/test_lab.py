@@ -194,6 +194,17 @@ def test_nothing_stays_behind_a_killed_lab(how: signal.Signals) -> None:
 
 
 @needs_lab
+def test_a_relay_that_was_killed_is_told_at_once() -> None:
+    with open_lab(Topology.uniform(1)) as lab:
+        lab.check()
+        assert lab.relay is not None
+        lab.relay.kill()
+        lab.relay.wait()
+        with pytest.raises(LabError, match=r"ended with SIGKILL; run this again with --keep"):
+            lab.verify()
+
+
+@needs_lab
 def test_what_a_killed_relay_left_is_found_by_the_next_lab() -> None:
     tag = f"{namespaces.PREFIX}1-feed"
     namespaces.RUN.mkdir(parents=True, exist_ok=True)
@@ -221,7 +232,12 @@ def test_a_busy_name_is_told_with_its_remedy() -> None:
 
 @pytest.mark.parametrize(
     ("lacks", "named"),
-    [("root", "--simulated"), ("ip", "apt-get install iproute2"), ("nft", "apt-get install nftables"), ("tun", "modprobe tun")],
+    [
+        ("root", "run as root .*simulate links"),
+        ("ip", "apt-get install iproute2"),
+        ("nft", "apt-get install nftables"),
+        ("tun", "modprobe tun"),
+    ],
 )
 def test_what_the_machine_lacks_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch, lacks: str, named: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000 if lacks == "root" else 0)

@@ -5,11 +5,13 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+import tyro
 
 from benchmarks.suite import __main__ as everything
 from benchmarks.suite import provenance
 from benchmarks.suite.record import RESULTS
 from benchmarks.suite.runs import end
+from benchmarks.training import options as training
 from tests.benchmarks.made_up import record
 
 
@@ -33,8 +35,17 @@ def test_all_runs_every_suite_and_then_the_page(tmp_path: Path) -> None:
 def test_keep_goes_on_where_it_was(tmp_path: Path) -> None:
     (tmp_path / "kernels.json").write_text("{}")
     options = everything.Options(full=True, keep=True, results=tmp_path)
-    assert options.words("kernels") is None
-    assert options.words("training") == ["bench", "training", "--keep", "--results", str(tmp_path / "training.jsonl")]
+    assert options.commands("kernels") == []
+    assert options.commands("training")[0] == ["bench", "training", "--keep", "--results", str(tmp_path / "training.jsonl")]
+
+
+def test_full_trains_also_over_links_and_quick_does_not() -> None:
+    full, quick = everything.Options(full=True), everything.Options(quick=True)
+    asked = [words[2:-2] for words in full.commands("training")]
+    assert [words[:2] for words in asked] == [[], ["--link", "10:80"], ["--link", "100:80"], ["--link", "1000:20"]]
+    for words in asked:  # which the suite understands
+        assert tyro.cli(training.Options, args=words).runs()
+    assert len(quick.commands("training")) == len(full.commands("scaling")) == 1
 
 
 def test_quick_results_do_not_mix_with_the_full_ones() -> None:

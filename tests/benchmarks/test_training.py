@@ -32,7 +32,6 @@ from benchmarks.training.rows import QUICK, ROWS
 from benchmarks.training.setting import METHODS, Run, Setting
 from benchmarks.training.table import table
 from benchmarks.training.worker import Seen
-from examples.multiregion.counters import received_nbytes, sent_nbytes
 
 LOOPBACK = "loopback"
 
@@ -136,12 +135,6 @@ def test_a_link_that_cannot_be_is_refused(options: dict[str, str], message: str)
 
 
 # -- counters and curves
-
-
-def test_both_directions_of_an_interface_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counters = "Inter-| Receive\n face |bytes\n  eth0: 11 1 0 0 0 0 0 0 22 2 0 0 0 0 0 0\n"
-    monkeypatch.setattr(Path, "read_text", lambda self: counters)
-    assert (received_nbytes("eth0"), sent_nbytes("eth0")) == (11, 22)
 
 
 def test_a_pause_takes_no_time() -> None:
