@@ -20,8 +20,8 @@ from benchmarks.collectives.rows import GROUPS, KB, MB, Row, grid
 from benchmarks.collectives.show import bytes_moved, ledger_check, not_measured, speed
 from benchmarks.suite.fleet import Enough
 from benchmarks.suite.link import Wanted
-from benchmarks.suite.options import one_sentence, parse
-from benchmarks.suite.record import RESULTS, Record, read
+from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.record import RESULTS, Record
 from benchmarks.suite.runs import end, run_all
 from thinwire.comms import CODECS
 from thinwire.comms.recipes import codec
@@ -91,11 +91,12 @@ def main(argv: list[str] | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 220)
     with one_sentence():
         options = parse(Options, argv, __doc__)
-        records = read(options.results) if options.show else measure(options, console)
-    console.print(speed(records))
-    console.print(bytes_moved(records))
-    for line in [*ledger_check(records), *not_measured(records)]:
-        console.print(line, markup=False, highlight=False)
+        records = held(options.results, "collectives") if options.show else measure(options, console)
+    with complete(options.results):
+        console.print(speed(records))
+        console.print(bytes_moved(records))
+        for line in [*ledger_check(records), *not_measured(records)]:
+            console.print(line, markup=False, highlight=False)
     if not options.show:
         end(records)
 

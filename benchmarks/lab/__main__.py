@@ -1,7 +1,9 @@
 """Open a lab, say what its links really are, and run a command in every region as torchrun would on a machine each.
 
-python -m benchmarks.lab home                            asked and measured
-python -m benchmarks.lab continents -- python train.py   the same, then RANK, WORLD_SIZE, MASTER_ADDR ... and the command
+    python -m benchmarks.lab home                            asked and measured
+    python -m benchmarks.lab continents -- python train.py   the same, then RANK, WORLD_SIZE, MASTER_ADDR ... and the command
+
+Needs root, iproute2 and /dev/net/tun; everything is gone at the end.
 """
 
 import os

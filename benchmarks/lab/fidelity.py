@@ -1,6 +1,8 @@
 """How true the lab is: what one TCP connection and a ping find, over the grid of rates and round trips.
 
-python -m benchmarks.lab.fidelity            about three minutes; benchmarks/results/fidelity.jsonl
+    python -m benchmarks.lab.fidelity            about three minutes; benchmarks/results/fidelity.jsonl
+
+Needs root, iproute2 and /dev/net/tun, and a machine that does nothing else.
 """
 
 import sys

@@ -116,10 +116,13 @@ def set_congestion(namespaces: list[str], congestion: str) -> None:
                 with inside(namespace):
                     sysctl("net.ipv4.tcp_congestion_control", congestion)
         except OSError as error:
-            have = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
-            raise LabError(f"this kernel does no {congestion} ({error.strerror}); it has {', '.join(have)}") from None
+            raise LabError(
+                f"there is no {congestion} here ({error.strerror}); load it (modprobe tcp_{congestion}), or ask for cubic"
+            ) from None
         finally:
-            allowed.write_text(before)
+            if congestion not in before.split():
+                with contextlib.suppress(OSError):  # only the machine's own network namespace may change the list
+                    allowed.write_text(before)
 
 
 def pids(namespace: str) -> list[int]:

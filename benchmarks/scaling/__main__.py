@@ -21,8 +21,8 @@ from benchmarks.scaling.bench import Bench
 from benchmarks.scaling.rows import CODECS, GLOO, PEERS, Row
 from benchmarks.suite.fleet import Enough
 from benchmarks.suite.link import Wanted
-from benchmarks.suite.options import one_sentence, parse
-from benchmarks.suite.record import RESULTS, Record, read
+from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.record import RESULTS, Record
 from benchmarks.suite.runs import end, run_all
 from thinwire.comms.recipes import codec
 
@@ -124,12 +124,13 @@ def main(argv: list[str] | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200)
     with one_sentence():
         options = parse(Options, argv, __doc__)
-        records = read(options.results) if options.show else measure(options, console)
-    console.print(table(records))
-    for record in records:
-        if record.status != "ok":
-            reason = (record.reason or "").partition("\n")[0]
-            console.print(f"{record.label}: {record.status}: {reason}", markup=False, highlight=False)
+        records = held(options.results, "scaling") if options.show else measure(options, console)
+    with complete(options.results):
+        console.print(table(records))
+        for record in records:
+            if record.status != "ok":
+                reason = (record.reason or "").partition("\n")[0]
+                console.print(f"{record.label}: {record.status}: {reason}", markup=False, highlight=False)
     if not options.show:
         end(records)
 

@@ -172,6 +172,15 @@ def append(path: Path, record: Record) -> Record:
     return record
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raises `ResultsError` when nothing could be appended to `path`: better known before an hour of measuring than after."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}; free some space or give another --results") from None
+
+
 def read(path: Path, *, strict: bool = True) -> list[Record]:
     """The newest record of every key, in order of first appearance; none when there is no file.
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.lab.namespaces import LabError
-from benchmarks.suite.record import FAILED, OK, VOID, Record, append, read
+from benchmarks.suite.record import FAILED, OK, VOID, Record, append, read, refuse_unwritable
 
 
 class RunError(RuntimeError):
@@ -37,6 +37,7 @@ def run_all(due: Iterable[Due], results: Path, console: Console, *, keep: bool) 
 
     Raises `ResultsError` when the file cannot be read or written. Ctrl-C passes through: finished runs are in the file.
     """
+    refuse_unwritable(results)
     held = {(r.suite, r.key): r for r in read(results)} if keep else {}
     runs = list(due)
     made: list[Record] = []

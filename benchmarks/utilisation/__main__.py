@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.suite.fleet import Enough
-from benchmarks.suite.options import one_sentence, parse
-from benchmarks.suite.record import OK, RESULTS, Record, read
+from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.record import OK, RESULTS, Record
 from benchmarks.suite.runs import end, run_all
 from benchmarks.utilisation.bench import Bench
 from benchmarks.utilisation.points import PACE_MS, Point, full, quick
@@ -107,16 +107,19 @@ def main(argv: list[str] | None = None) -> None:
     with one_sentence():
         options = parse(Options, argv, __doc__)
         if options.show:
-            records = read(options.results)
+            records = held(options.results, "utilisation")
         else:
             with Bench(options.enough(), options.pace_ms) as bench:
                 if bench.simulated:
                     console.print(f"links are simulated inside one process: {bench.simulated}", markup=False, highlight=False)
                 records = run_all(bench.due(options.points()), options.results, console, keep=options.keep)
-    console.print(table(records))
-    for record in records:
-        if record.status != OK:
-            console.print(f"{record.label}: {record.status}: {(record.reason or '').partition(chr(10))[0]}", markup=False, highlight=False)
+    with complete(options.results):
+        console.print(table(records))
+        for record in records:
+            if record.status != OK:
+                console.print(
+                    f"{record.label}: {record.status}: {(record.reason or '').partition(chr(10))[0]}", markup=False, highlight=False
+                )
     if not options.show:
         end(records)
 
