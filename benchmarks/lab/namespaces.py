@@ -116,9 +116,8 @@ def set_congestion(namespaces: list[str], congestion: str) -> None:
                 with inside(namespace):
                     sysctl("net.ipv4.tcp_congestion_control", congestion)
         except OSError as error:
-            raise LabError(
-                f"there is no {congestion} here ({error.strerror}); load it (modprobe tcp_{congestion}), or ask for cubic"
-            ) from None
+            remedy = f"modprobe tcp_{congestion}; sysctl 'net.ipv4.tcp_allowed_congestion_control={before} {congestion}'"
+            raise LabError(f"TCP cannot use {congestion} here ({error.strerror}); as root of the machine: {remedy}") from None
         finally:
             if congestion not in before.split():
                 with contextlib.suppress(OSError):  # only the machine's own network namespace may change the list

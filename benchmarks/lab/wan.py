@@ -198,6 +198,11 @@ def open_lab(topology: Topology) -> Iterator[Lab]:
 @contextlib.contextmanager
 def open_loopback(n: int) -> Iterator[Lab]:
     """`n` places that are this machine itself: nothing is shaped, and only all traffic together is counted."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
+            here.connect(("127.0.0.1", 9))
+    except OSError as error:
+        raise LabError(f"nothing can be reached on the loopback ({error.strerror}); bring it up: ip link set lo up") from None
     places = tuple(Place(f"r{i}", "127.0.0.1") for i in range(n))
     yield Lab("loopback", Topology.uniform(n), places, "lo", n)
 

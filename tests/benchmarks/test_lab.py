@@ -247,6 +247,13 @@ def test_what_the_machine_lacks_is_named_with_the_remedy(monkeypatch: pytest.Mon
         namespaces.refuse_if_impossible(nat=True)
 
 
+@needs_lab
+def test_a_loopback_that_is_down_is_told_with_its_remedy() -> None:
+    program = "from benchmarks.lab.wan import open_loopback\nwith open_loopback(2): pass"
+    done = subprocess.run(["unshare", "-n", sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "LabError: nothing can be reached on the loopback (Network is unreachable); bring it up" in done.stderr
+
+
 def test_the_loopback_counts_all_workers_together_and_has_nothing_to_cut() -> None:
     with open_loopback(4) as lab:
         assert (lab.kind, lab.interface, lab.share, lab.address) == ("loopback", "lo", 4, "127.0.0.1")
