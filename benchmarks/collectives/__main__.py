@@ -8,7 +8,6 @@
 Each row appends one record to `benchmarks/results/collectives.jsonl`; `--keep` goes on where a run was interrupted.
 """
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ from rich.console import Console
 from benchmarks.collectives.bench import Ask, Bench
 from benchmarks.collectives.rows import GROUPS, KB, MB, Row, grid
 from benchmarks.collectives.show import bytes_moved, ledger_check, not_measured, speed
-from benchmarks.lab.topology import TopologyError
 from benchmarks.suite.fleet import Enough
 from benchmarks.suite.link import Wanted
-from benchmarks.suite.record import RESULTS, Record, ResultsError, read
-from benchmarks.suite.runs import run_all
+from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.record import RESULTS, Record
+from benchmarks.suite.runs import end, run_all
 from thinwire.comms import CODECS
 from thinwire.comms.recipes import codec
 
@@ -81,31 +80,25 @@ class Options:
         return Ask(wanted, Enough(self.rounds or rounds, self.seconds or seconds), self.most_s)
 
 
-def measure(options: Options, console: Console, command: str) -> list[Record]:
+def measure(options: Options, console: Console) -> list[Record]:
     """Run what is asked for, one row at a time."""
-    with Bench(options.ask(), command) as bench:
+    with Bench(options.ask()) as bench:
         return run_all(bench.due(options.rows()), options.results, console, keep=options.keep)
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    words = sys.argv[1:] if argv is None else argv
     console = Console(width=None if sys.stdout.isatty() else 220)
-    try:
-        options = tyro.cli(Options, args=words, description=__doc__)
-        records = (
-            read(options.results)
-            if options.show
-            else measure(options, console, shlex.join(["python", "-m", "benchmarks.collectives", *words]))
-        )
-    except (TopologyError, ResultsError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: finished rows are in the results file, --keep goes on from there") from None
-    console.print(speed(records))
-    console.print(bytes_moved(records))
-    for line in [*ledger_check(records), *not_measured(records)]:
-        console.print(line, markup=False, highlight=False)
+    with one_sentence():
+        options = parse(Options, argv, __doc__)
+        records = held(options.results, "collectives") if options.show else measure(options, console)
+    with complete(options.results):
+        console.print(speed(records))
+        console.print(bytes_moved(records))
+        for line in [*ledger_check(records), *not_measured(records)]:
+            console.print(line, markup=False, highlight=False)
+    if not options.show:
+        end(records)
 
 
 if __name__ == "__main__":

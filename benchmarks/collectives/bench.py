@@ -47,8 +47,8 @@ class Ask:
 class Bench:
     """Keeps the lab and its workers from row to row; close it with `with`."""
 
-    def __init__(self, ask: Ask, command: str | None = None) -> None:
-        self._ask, self._command = ask, command
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
         self._stack = ExitStack()
         self._regions: Opened | Exception | None = None
         self._threads: Fleet | None = None
@@ -63,7 +63,7 @@ class Bench:
                 suite="collectives",
                 key=row.key(link.asked.topology),
                 status=FAILED,
-                made=Made.now(self._command),
+                made=Made.now(),
                 method=row.group,
                 label=row.label,
                 members=row.members,
@@ -75,23 +75,29 @@ class Bench:
 
     def measure(self, row: Row, template: Record) -> Record:
         """One row; raises `RunError` when a worker failed."""
-        template = replace(template, made=Made.now(self._command))
+        template = replace(template, made=Made.now())
         reason = self._too_much(row)
         if reason:
             return replace(template, status=ABSENT, reason=reason)
-        asked = {"row": asdict(row), "link": asdict(self._ask.of(row)), "address": "", "port": 0}
-        if row.group in THREADS:
-            seen = self._threads_fleet().ask(asked | {"attempt": self._enter(row, None)}, self._ask.enough, list)
-            return made_of(row, template, seen, None)
         try:
-            opened = self._open()
+            opened = None if row.group in THREADS else self._open()
         except LabError as error:
             return replace(template, status=ABSENT, reason=str(error))
         except Void as error:
             return replace(template, status=VOID, reason=str(error))
-        asked |= {"attempt": self._enter(row, opened.lab), "address": opened.lab.address, "port": self._port}
-        seen = opened.fleet.ask(asked, self._ask.enough, opened.lab.traffic)
-        return made_of(row, replace(template, link=opened.link), seen, opened.lab)
+        try:
+            return self._ask_fleet(row, template, opened)
+        except RunError:
+            self._forget()
+            raise
+
+    def _ask_fleet(self, row: Row, template: Record, opened: Opened | None) -> Record:
+        lab, enough = opened.lab if opened else None, self._ask.enough
+        asked = {"row": asdict(row), "link": asdict(self._ask.of(row)), "attempt": self._enter(row, lab)}
+        if opened is None:
+            return made_of(row, template, self._threads_fleet().ask(asked, enough, list), None)
+        where = {"address": opened.lab.address, "port": self._port}
+        return made_of(row, replace(template, link=opened.link), opened.fleet.ask(asked | where, enough, opened.lab.traffic), lab)
 
     def _enter(self, row: Row, lab: Lab | None) -> int:
         """The number of the world that a row is in; rows of the same group and size in a row share one."""
@@ -123,6 +129,13 @@ class Bench:
         if isinstance(self._regions, Exception):
             raise self._regions
         return self._regions
+
+    def _forget(self) -> None:
+        """The next row gets new workers."""
+        self._stack.close()
+        self._regions = None
+        self._threads = None
+        self._world = None
 
     def __enter__(self) -> "Bench":
         return self

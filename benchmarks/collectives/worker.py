@@ -4,13 +4,13 @@ Rows of processes give it one member, rows of threads all of them.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from benchmarks.collectives.parts import CodedRounds, GlooAllGather, GlooAllReduce, Rounds
+from benchmarks.collectives.parts import CodedRounds, GlooAllGather, GlooAllReduce
 from benchmarks.collectives.rows import THREADS, Row
 from benchmarks.lab.simulated import SimulatedGroup
 from benchmarks.suite.link import Wanted
@@ -24,7 +24,7 @@ T = TypeVar("T")
 class Threads:
     """All members of a row, a thread each."""
 
-    def __init__(self, parts: list[Rounds]) -> None:
+    def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
 
     def prepare(self) -> float:
@@ -36,7 +36,7 @@ class Threads:
     def check(self) -> list[Any]:
         return self._each(lambda part: part.check())
 
-    def _each(self, do: Callable[[Rounds], T]) -> list[T]:
+    def _each(self, do: Callable[[Part], T]) -> list[T]:
         with ThreadPoolExecutor(len(self._parts)) as pool:
             return list(pool.map(do, self._parts))
 

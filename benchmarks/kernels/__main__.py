@@ -26,7 +26,10 @@ from rich.console import Console
 
 from benchmarks.kernels import demo, dense, fused, index, peers, report, suite, transform
 from benchmarks.kernels.operation import QUICK, Operation, Sizes
+from benchmarks.report.gather import kernels_table
+from benchmarks.suite.options import one_sentence, parse
 from benchmarks.suite.provenance import RESULTS, provenance
+from benchmarks.suite.record import ResultsError
 from thinwire.kernels import native
 
 OPERATIONS: list[Operation] = [*dense.OPERATIONS, *transform.OPERATIONS, *fused.OPERATIONS, *index.OPERATIONS]
@@ -125,17 +128,26 @@ def measure(options: Options) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str] | None = None) -> None:
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Whole, or the table that was there stays. Raises `ResultsError`."""
+    part = path.with_suffix(".part")
     try:
-        options = tyro.cli(Options, args=argv, description=__doc__)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(record, indent=1) + "\n")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}; free some space or give another --results") from None
+
+
+def main(argv: list[str] | None = None) -> None:
+    with one_sentence("interrupted: a table is written whole or not at all"):
+        options = parse(Options, argv, __doc__)
         if options.quick:
             options = replace(options, rounds=2, repetitions=1, megabytes=1)
-        record = json.loads(options.file.read_text()) if options.show and options.file else measure(options)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
-    if options.file and not options.show:
-        options.file.parent.mkdir(parents=True, exist_ok=True)
-        options.file.write_text(json.dumps(record, indent=1) + "\n")
+        record = kernels_table(options.file) if options.show and options.file else measure(options)
+        if options.file and not options.show:
+            write(options.file, record)
     if options.markdown:
         print(report.markdown(record["rows"]))
         return

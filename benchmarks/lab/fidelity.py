@@ -1,6 +1,8 @@
 """How true the lab is: what one TCP connection and a ping find, over the grid of rates and round trips.
 
-python -m benchmarks.lab.fidelity            about three minutes; benchmarks/results/fidelity.jsonl
+    python -m benchmarks.lab.fidelity            about three minutes; benchmarks/results/fidelity.jsonl
+
+Needs root, iproute2 and /dev/net/tun, and a machine that does nothing else.
 """
 
 import sys
@@ -11,12 +13,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lab.namespaces import LabError
+from benchmarks.lab.namespaces import refuse_if_impossible
 from benchmarks.lab.probe import Probes, measure
 from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import open_lab
-from benchmarks.suite.record import OK, RESULTS, VOID, Link, Made, Measured, Record, ResultsError, read
-from benchmarks.suite.runs import Due, run_all
+from benchmarks.suite.options import one_sentence, parse
+from benchmarks.suite.record import OK, RESULTS, VOID, Link, Made, Measured, Record, read
+from benchmarks.suite.runs import Due, end, run_all
 
 GRID = [(mbit, rtt_ms) for mbit in (20, 100) for rtt_ms in (20, 80, 200)] + [(500, 20), (500, 80)]
 SECONDS = 12.0  # of sending, the last 5 count
@@ -111,15 +114,14 @@ def table(records: list[Record]) -> Table:
 
 def main(argv: list[str] | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
-    options = tyro.cli(Options, args=argv, description=__doc__)
-    try:
+    made: list[Record] = []
+    with one_sentence():
+        options = parse(Options, argv, __doc__)
         if not options.show:
-            run_all(due(), options.results, console, keep=options.keep)
+            refuse_if_impossible(nat=False)
+            made = run_all(due(), options.results, console, keep=options.keep)
         console.print(table(read(options.results)))
-    except (LabError, ResultsError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: finished runs are in the results file, --keep goes on from there") from None
+    end(made)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ _TUNSETIFF, _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D
 _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 _CSUM_TSO4, _USO = 0x01 | 0x02, 0x20 | 0x40
 VNET_HEADER_NBYTES = 10
+WITHOUT = "without, `collectives` and `utilisation` simulate links"
 
 
 class LabError(RuntimeError):
@@ -29,12 +30,12 @@ class LabError(RuntimeError):
 def refuse_if_impossible(*, nat: bool) -> None:
     """Raises `LabError` naming what this machine or user lacks."""
     if os.geteuid() != 0:
-        raise LabError("network namespaces need root; run as root, or use the simulated link (--simulated)")
+        raise LabError(f"regions are network namespaces, which need root; run as root ({WITHOUT})")
     for command, package in (("ip", "iproute2"), ("unshare", "util-linux"), *((("nft", "nftables"),) if nat else ())):
         if shutil.which(command) is None:
             raise LabError(f"the command `{command}` is missing; install it: apt-get install {package}")
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        raise LabError("there is no /dev/net/tun to open; load it (modprobe tun) or give the container the device, or use --simulated")
+        raise LabError(f"there is no /dev/net/tun to open; load it (modprobe tun), or give the container the device ({WITHOUT})")
 
 
 def ip(*words: str, lines: str | None = None) -> str:
@@ -45,7 +46,7 @@ def ip(*words: str, lines: str | None = None) -> str:
         remedy = (
             "a lab of this name is still there: end it, or `ip netns delete` it"
             if "exists" in why
-            else "this kernel or container allows no network namespaces: use --simulated"
+            else f"this kernel or container allows no network namespaces: give it CAP_SYS_ADMIN and CAP_NET_ADMIN ({WITHOUT})"
         )
         raise LabError(f"`ip {' '.join(words)}` failed: {why}; {remedy}")
     return done.stdout
@@ -115,10 +116,12 @@ def set_congestion(namespaces: list[str], congestion: str) -> None:
                 with inside(namespace):
                     sysctl("net.ipv4.tcp_congestion_control", congestion)
         except OSError as error:
-            have = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
-            raise LabError(f"this kernel does no {congestion} ({error.strerror}); it has {', '.join(have)}") from None
+            remedy = f"modprobe tcp_{congestion}; sysctl 'net.ipv4.tcp_allowed_congestion_control={before} {congestion}'"
+            raise LabError(f"TCP cannot use {congestion} here ({error.strerror}); as root of the machine: {remedy}") from None
         finally:
-            allowed.write_text(before)
+            if congestion not in before.split():
+                with contextlib.suppress(OSError):  # only the machine's own network namespace may change the list
+                    allowed.write_text(before)
 
 
 def pids(namespace: str) -> list[int]:

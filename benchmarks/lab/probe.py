@@ -49,7 +49,7 @@ class Probes:
 
     def __init__(self, lab: "Lab") -> None:
         words = [sys.executable, "-S", "-E", str(Path(__file__).resolve())]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}  # Ctrl-C is for us
         self.lab = lab
         self._processes = [lab.start(i, words, **pipes) for i in range(len(lab.places))]
         self.ask([{"op": "ready"}] * len(lab.places))

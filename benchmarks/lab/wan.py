@@ -70,6 +70,8 @@ class Lab:
     share: int
     control: Control | None = None
     spaces: tuple[str, ...] = ()
+    relay: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    folder: Path | None = None  # goes with the lab, whatever ends it; None: the temporary one
     _ports: Iterator[int] = field(default_factory=lambda: iter(range(29500, 65000)), repr=False)
 
     @property
@@ -100,6 +102,12 @@ class Lab:
                 [*self.places[i].prefix, *words], env={**os.environ, **own, **(env or {})}, cwd=cwd, **(given | options)
             )
 
+    def check(self) -> None:
+        """Raises `LabError` when the relay has ended: then no packet moves, and programs wait for each other until their patience ends."""
+        if self.relay and self.relay.poll() is not None:
+            how = signal.Signals(-self.relay.returncode).name if self.relay.returncode < 0 else self.relay.returncode
+            raise LabError(f"the relay between the regions ended with {how}; run this again with --keep, and end what kills it")
+
     def link(self) -> Link:
         """What is asked of the links, for a record."""
         asked = Asked(**self.topology.asked()) if self.kind == "namespaces" else Asked("loopback")
@@ -107,6 +115,7 @@ class Lab:
 
     def verify(self) -> Link:
         """Measure round trips and rates; raises `Void` when one is off by more than 5 % (round trips: and 2 ms)."""
+        self.check()
         if self.kind != "namespaces":
             return self.link()
         for _ in range(TRIES):
@@ -172,7 +181,7 @@ def open_lab(topology: Topology) -> Iterator[Lab]:
             spaces = tuple(regions.space(tag, i) for i in range(len(topology.regions)))
             places = tuple(_place(i, region.name, name) for i, (region, name) in enumerate(zip(topology.regions, spaces, strict=True)))
             with contextlib.closing(Control(control, RUN / tag)) as client:
-                yield Lab("namespaces", topology, places, INTERFACE, 1, client, spaces)
+                yield Lab("namespaces", topology, places, INTERFACE, 1, client, spaces, relay, RUN / tag)
         finally:
             assert relay.stdin is not None
             assert relay.stdout is not None
@@ -189,6 +198,11 @@ def open_lab(topology: Topology) -> Iterator[Lab]:
 @contextlib.contextmanager
 def open_loopback(n: int) -> Iterator[Lab]:
     """`n` places that are this machine itself: nothing is shaped, and only all traffic together is counted."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
+            here.connect(("127.0.0.1", 9))
+    except OSError as error:
+        raise LabError(f"nothing can be reached on the loopback ({error.strerror}); bring it up: ip link set lo up") from None
     places = tuple(Place(f"r{i}", "127.0.0.1") for i in range(n))
     yield Lab("loopback", Topology.uniform(n), places, "lo", n)
 

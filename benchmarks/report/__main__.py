@@ -17,6 +17,7 @@ import thinwire
 from benchmarks.report import collectives, others, scaling, stages, training, utilisation
 from benchmarks.report.gather import Found, gather
 from benchmarks.report.page import Section, render
+from benchmarks.suite.options import one_sentence, parse
 from benchmarks.suite.record import ResultsError
 
 SUITES = {
@@ -65,10 +66,8 @@ def write(options: Options) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    try:
-        write(tyro.cli(Options, args=argv, description=__doc__))
-    except ResultsError as error:
-        raise SystemExit(f"error: {error}") from None
+    with one_sentence("interrupted"):
+        write(parse(Options, argv, __doc__))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def gather(paths: Iterable[Path]) -> Found:
         for file in found:
             files.append(str(file))
             if file.suffix == ".json":
-                kernels.append(_table(file))
+                kernels.append(kernels_table(file))
             else:
                 records.update({(record.suite, record.key): record for record in read(file)})
                 if cut_off(file):
@@ -80,7 +80,8 @@ def cut_off(file: Path) -> bool:
         return True
 
 
-def _table(file: Path) -> dict[str, Any]:
+def kernels_table(file: Path) -> dict[str, Any]:
+    """The results of the suite `kernels`. Raises `ResultsError`."""
     try:
         found: dict[str, Any] = json.loads(file.read_text())
         missing = [name for name in ("rows", "cpu", "torch", "commit") if name not in found]

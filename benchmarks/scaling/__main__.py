@@ -8,7 +8,6 @@ An all-gather brings each member (N - 1) payloads, a dense ring 2 (N - 1) / N of
 the compressed all-gather is the larger one. Each row appends one record to `benchmarks/results/scaling.jsonl`.
 """
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lab.topology import TopologyError
 from benchmarks.scaling.bench import Bench
 from benchmarks.scaling.rows import CODECS, GLOO, PEERS, Row
 from benchmarks.suite.fleet import Enough
 from benchmarks.suite.link import Wanted
-from benchmarks.suite.record import RESULTS, Record, ResultsError, read
-from benchmarks.suite.runs import run_all
+from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.record import RESULTS, Record
+from benchmarks.suite.runs import end, run_all
 from thinwire.comms.recipes import codec
 
 MB, MS = 1e6, 1e3
@@ -57,6 +56,7 @@ class Options:
         if self.peers and min(self.peers) < 2:
             raise ValueError(f"peers are {self.peers}; give numbers of at least two")
         self.wanted().build()
+        self.enough()
 
     def rows(self) -> list[Row]:
         """All rows that are asked for."""
@@ -76,9 +76,9 @@ class Options:
         return Enough(self.rounds or rounds, self.seconds or seconds)
 
 
-def measure(options: Options, console: Console, command: str) -> list[Record]:
+def measure(options: Options, console: Console) -> list[Record]:
     """Run what is asked for, one row at a time."""
-    with Bench(options.wanted(), options.enough(), command) as bench:
+    with Bench(options.wanted(), options.enough()) as bench:
         return run_all(bench.due(options.rows()), options.results, console, keep=options.keep)
 
 
@@ -121,22 +121,18 @@ def table(records: Sequence[Record]) -> Table:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    words = sys.argv[1:] if argv is None else argv
     console = Console(width=None if sys.stdout.isatty() else 200)
-    try:
-        options = tyro.cli(Options, args=words, description=__doc__)
-        records = (
-            read(options.results) if options.show else measure(options, console, shlex.join(["python", "-m", "benchmarks.scaling", *words]))
-        )
-    except (TopologyError, ResultsError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: finished rows are in the results file, --keep goes on from there") from None
-    console.print(table(records))
-    for record in records:
-        if record.status != "ok":
-            reason = (record.reason or "").partition("\n")[0]
-            console.print(f"{record.label}: {record.status}: {reason}", markup=False, highlight=False)
+    with one_sentence():
+        options = parse(Options, argv, __doc__)
+        records = held(options.results, "scaling") if options.show else measure(options, console)
+    with complete(options.results):
+        console.print(table(records))
+        for record in records:
+            if record.status != "ok":
+                reason = (record.reason or "").partition("\n")[0]
+                console.print(f"{record.label}: {record.status}: {reason}", markup=False, highlight=False)
+    if not options.show:
+        end(records)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ WORKER = "benchmarks.scaling.worker"
 class Bench:
     """Keeps the lab and its workers from row to row; close it with `with`."""
 
-    def __init__(self, wanted: Wanted, enough: Enough, command: str | None = None) -> None:
-        self._wanted, self._enough, self._command = wanted, enough, command
+    def __init__(self, wanted: Wanted, enough: Enough) -> None:
+        self._wanted, self._enough = wanted, enough
         self._stack = ExitStack()
         self._opened: Opened | Exception | None = None
         self._attempt = 0
@@ -39,7 +39,7 @@ class Bench:
                 suite="scaling",
                 key=row.key(link.asked.topology),
                 status=FAILED,
-                made=Made.now(self._command),
+                made=Made.now(),
                 method=row.method,
                 label=row.label,
                 members=row.peers,
@@ -50,7 +50,7 @@ class Bench:
 
     def measure(self, row: Row, template: Record) -> Record:
         """One row; raises `RunError` when a worker failed."""
-        template = replace(template, made=Made.now(self._command))
+        template = replace(template, made=Made.now())
         try:
             opened = self._open()
         except LabError as error:
@@ -59,7 +59,11 @@ class Bench:
             return replace(template, status=VOID, reason=str(error))
         self._attempt += 1
         asked = {"row": asdict(row), "address": opened.lab.address, "port": opened.lab.port(), "attempt": self._attempt}
-        seen = opened.fleet.ask(asked, self._enough, opened.lab.traffic)
+        try:
+            seen = opened.fleet.ask(asked, self._enough, opened.lab.traffic)
+        except RunError:
+            self._forget()
+            raise
         return made_of(row, replace(template, link=opened.link), seen, opened.lab)
 
     def _open(self) -> Opened:
@@ -71,6 +75,11 @@ class Bench:
         if isinstance(self._opened, Exception):
             raise self._opened
         return self._opened
+
+    def _forget(self) -> None:
+        """The next row gets new workers."""
+        self._stack.close()
+        self._opened = None
 
     def __enter__(self) -> "Bench":
         return self

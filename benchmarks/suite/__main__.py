@@ -15,11 +15,17 @@ from pathlib import Path
 
 import tyro
 
+from benchmarks.suite.options import one_sentence, parse
 from benchmarks.suite.record import RESULTS
 
 FILES = {suite: f"{suite}.jsonl" for suite in ("training", "utilisation", "scaling", "collectives")} | {"kernels": "kernels.json"}
 ORDER = ("kernels", "collectives", "scaling", "utilisation", "training")
 PAGE = "report.html"
+# Loss against wall time on thin and thick links: a few rows of one seed; DDP goes only as far as its curve matters.
+LINKED = [
+    ["--link", link, "--rows", "ddp", "textbook", "none", "diloco", "demo", "--seeds", "0", "--steps", "100", "--steps-of", "ddp", steps]
+    for link, steps in (("10:80", "10"), ("100:80", "30"), ("1000:20", "100"))
+]
 END_S = 30.0  # an interrupted suite has its links to take down
 
 
@@ -44,13 +50,14 @@ class Options:
     def folder(self) -> Path:
         return self.results or (RESULTS / "quick" if self.quick else RESULTS)
 
-    def words(self, suite: str) -> list[str] | None:
-        """The suite's command; None when there is nothing left to do."""
+    def commands(self, suite: str) -> list[list[str]]:
+        """The suite's; none when there is nothing left to do."""
         file = self.folder / FILES[suite]
         if suite == "kernels" and self.keep and file.exists():  # its results are one table, not a line a run
-            return None
+            return []
         keep = ["--keep"] * (self.keep and suite != "kernels")
-        return ["bench", suite, *["--quick"] * self.quick, *keep, "--results", str(file)]
+        over = [[], *LINKED] if suite == "training" and self.full else [[]]
+        return [["bench", suite, *["--quick"] * self.quick, *more, *keep, "--results", str(file)] for more in over]
 
 
 def start(words: list[str]) -> int:
@@ -70,8 +77,7 @@ def run_suites(options: Options, start: Callable[[list[str]], int]) -> int:
     """Every suite and the page; the worst exit status."""
     codes = []
     for suite in ORDER:
-        words = options.words(suite)
-        if words is not None:
+        for words in options.commands(suite):
             print(f"thinwire {' '.join(words)}", flush=True)
             codes.append(start(words))
     files = [str(path) for path in (options.folder / FILES[suite] for suite in FILES) if path.exists()]
@@ -81,13 +87,8 @@ def run_suites(options: Options, start: Callable[[list[str]], int]) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    try:
-        options = tyro.cli(Options, args=argv, description=__doc__)
-        code = run_suites(options, start)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: finished runs are in the results, the same command with --keep goes on from there") from None
+    with one_sentence("interrupted: finished runs are in the results, the same command with --keep goes on from there"):
+        code = run_suites(parse(Options, argv, __doc__), start)
     if code:
         raise SystemExit(code)
 

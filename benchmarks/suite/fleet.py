@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks.lab.namespaces import LabError
 from benchmarks.suite.counters import Counts
 from benchmarks.suite.record import ROOT
 from benchmarks.suite.runs import RunError
@@ -25,6 +26,8 @@ TAIL = 1500  # characters of a dead worker's output worth showing
 LEAST_ROUNDS = 3
 SETTLE_S = 0.05  # acknowledgements are delayed by at most 40 ms
 PATIENCE_S = 900.0  # for one answer: a row that takes longer hangs
+PATIENCE, LEAST_PATIENCE_S = 5, 60.0  # rounds may take so many times what the second one took
+LOOK_S = 0.5  # between two looks whether the links are still there
 
 Start = Callable[[int, list[str], dict[str, str], Path], "subprocess.Popen[bytes]"]
 
@@ -35,6 +38,10 @@ class Enough:
 
     rounds: int = 50
     seconds: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0 or not self.seconds >= 0:
+            raise ValueError(f"rounds are {self.rounds} in {self.seconds:g} seconds; give numbers above 0")
 
     def of(self, round_s: float) -> int:
         """For rounds that take so long.
@@ -59,12 +66,16 @@ class Seen:
 class Fleet:
     """`workers` processes of `python -m module`, each started by `start(rank, argv, env, log)`; they count bytes of `interface`, if any.
 
-    A worker that dies ends the fleet: this and every later `ask` raises `RunError` with its last words.
+    A worker that dies or hangs ends the fleet: this and every later `ask` raises `RunError` with its last words. So does a `LabError` of
+    `check`, which is asked all the while.
     """
 
-    def __init__(self, module: str, workers: int, start: Start, *, interface: str = "", rtt_s: float = 0.0) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="thinwire-fleet-")
-        self._settle_s = SETTLE_S + 4 * rtt_s
+    def __init__(
+        self, module: str, workers: int, start: Start, *, interface: str = "", rtt_s: float = 0.0, check: Callable[[], None] = lambda: None,
+        folder: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._folder = tempfile.TemporaryDirectory(prefix="thinwire-fleet-", dir=folder)
+        self._settle_s, self._check = SETTLE_S + 4 * rtt_s, check
         self._dead: str | None = None
         self._lines: list[socket.socket] = []
         self._wires: list[Any] = []  # the same as files
@@ -94,17 +105,18 @@ class Fleet:
         if self._dead:
             raise RunError(f"not reached: {self._dead}")
         try:
-            rounds = enough.of(max(self._all(row, "ready")))
+            round_s = max(self._all(row, "ready"))
+            rounds = enough.of(round_s)
             time.sleep(self._settle_s)  # what the warm-up still has on its way is not of these rounds
             before, first = self._counts(), traffic()
-            seen = self._all({"rounds": rounds}, "seen")
+            seen = self._all({"rounds": rounds}, "seen", min(PATIENCE_S, LEAST_PATIENCE_S + PATIENCE * rounds * round_s))
             time.sleep(self._settle_s)  # and what they still have on their way is
             after, last = self._counts(), traffic()
             checked = self._all({}, "checked")
-        except RunError as error:
+        except (RunError, LabError) as error:
             self._dead = str(error)
             self._end()
-            raise
+            raise RunError(str(error)) from None
         return Seen(rounds, seen, [b - a for a, b in zip(before, after, strict=True)], checked, (first, last))
 
     def _counts(self) -> list[Counts]:
@@ -129,8 +141,9 @@ class Fleet:
             dead = next((rank for rank, process in enumerate(self._processes) if process.poll() is not None), None)
             if dead is not None:
                 raise RunError(self._last_words(dead))
+            self._check()
             if time.monotonic() > until:
-                raise RunError("not all workers started in time; is the machine overloaded?")
+                raise RunError(f"not all workers started in {PATIENCE_S:g} s; end what else runs on this machine")
             try:
                 line, _ = door.accept()
             except TimeoutError:
@@ -141,8 +154,9 @@ class Fleet:
                 lines[json.loads(said)["rank"]] = line, wire
         return [lines[rank] for rank in sorted(lines)]
 
-    def _all(self, message: dict[str, Any], wanted: str) -> list[Any]:
+    def _all(self, message: dict[str, Any], wanted: str, patience_s: float | None = None) -> list[Any]:
         """Tell all workers, and wait for what they answer under this name."""
+        patience_s = PATIENCE_S if patience_s is None else patience_s
         told = json.dumps(message).encode() + b"\n"
         for rank, wire in enumerate(self._wires):
             try:
@@ -151,12 +165,14 @@ class Fleet:
             except OSError:
                 raise RunError(self._last_words(rank)) from None
         answers: dict[int, dict[str, Any]] = {}
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + patience_s
         while len(answers) < len(self._lines):
             silent = [rank for rank in range(len(self._lines)) if rank not in answers]
-            heard = wait([self._lines[rank] for rank in silent], max(until - time.monotonic(), 0))
-            if not heard:
-                raise RunError(f"workers {silent} gave no answer in {PATIENCE_S:g} s")
+            heard = wait([self._lines[rank] for rank in silent], min(max(until - time.monotonic(), 0), LOOK_S))
+            self._check()
+            if not heard and time.monotonic() >= until:
+                which = ", ".join(map(str, silent))
+                raise RunError(f"no answer in {patience_s:.0f} s from workers {which}: one hangs; run it again with --keep")
             for rank in silent:  # who dies first is heard first: the others may die of it
                 if self._lines[rank] in heard:
                     answers[rank] = self._answer(rank)
@@ -177,9 +193,8 @@ class Fleet:
             self._processes[rank].wait(10)
         code = self._processes[rank].returncode
         if code is not None and code < 0:
-            return f"worker {rank} was ended by {signal.Signals(-code).name}" + (
-                ": is there enough memory?" if code == -signal.SIGKILL else ""
-            )
+            remedy = ", with more memory if it ran out of that" if code == -signal.SIGKILL else ""
+            return f"worker {rank} was ended by {signal.Signals(-code).name}; run it again with --keep{remedy}"
         log = self._log(rank)
         words = log.read_text(errors="replace")[-TAIL:].strip() if log.exists() else ""
         last = words.splitlines()[-1] if words else "it said nothing"

@@ -77,9 +77,13 @@ def open_fleet(stack: ExitStack, wanted: Wanted, module: str) -> Opened:
             raise
         lab = stack.enter_context(open_loopback(wanted.members))
     link = lab.verify() if wanted.shaped else lab.link()
+    return Opened(lab, link, stack.enter_context(fleet_in(lab, module, rtt_s=topology.asked()["rtt_ms"] / 1000)))
+
+
+def fleet_in(lab: Lab, module: str, *, rtt_s: float) -> Fleet:
+    """A worker in each place of a lab."""
 
     def start(rank: int, argv: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
         return lab.start(rank, argv, env=env, log=log)
 
-    rtt_s = topology.asked()["rtt_ms"] / 1000
-    return Opened(lab, link, stack.enter_context(Fleet(module, wanted.members, start, interface=lab.interface, rtt_s=rtt_s)))
+    return Fleet(module, len(lab.places), start, interface=lab.interface, rtt_s=rtt_s, check=lab.check, folder=lab.folder)

@@ -28,12 +28,16 @@ def provenance() -> dict[str, str]:
     }
 
 
-def command() -> str:
-    """What this process was started with, ready to be typed again."""
+def program() -> str:
+    """The name of what this process runs, as it is typed."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     by_name = spec is not None and Path(sys.argv[0]).suffix == ".py"  # `python -m`; `thinwire bench` says its own name
-    name = f"python -m {spec.name.removesuffix('.__main__')}" if by_name else Path(sys.argv[0]).name
-    return " ".join([name, *(shlex.quote(word) for word in sys.argv[1:])])
+    return f"python -m {spec.name.removesuffix('.__main__')}" if by_name else Path(sys.argv[0]).name
+
+
+def command() -> str:
+    """What this process was started with, ready to be typed again."""
+    return " ".join([program(), *(shlex.quote(word) for word in sys.argv[1:])])
 
 
 def commit() -> str:

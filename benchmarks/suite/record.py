@@ -98,11 +98,11 @@ class Made(Struct, frozen=True, forbid_unknown_fields=True):
     load: float  # of the machine, one minute's average, when it was written
 
     @classmethod
-    def now(cls, command: str | None = None) -> "Made":
+    def now(cls) -> "Made":
         """Here, from this checkout."""
         return cls(
             time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            command=command or provenance.command(),
+            command=provenance.command(),
             commit=provenance.commit(),
             torch=str(torch.__version__),
             python=platform.python_version(),
@@ -170,6 +170,15 @@ def append(path: Path, record: Record) -> Record:
     except OSError as error:
         raise ResultsError(f"cannot write {path}: {error.strerror or error}; free some space or give another --results") from None
     return record
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raises `ResultsError` when nothing could be appended to `path`: better known before an hour of measuring than after."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}; free some space or give another --results") from None
 
 
 def read(path: Path, *, strict: bool = True) -> list[Record]:

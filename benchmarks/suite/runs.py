@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.suite.record import FAILED, OK, VOID, Record, append, read
+from benchmarks.lab.namespaces import LabError
+from benchmarks.suite.record import FAILED, OK, VOID, Record, append, read, refuse_unwritable
 
 
 class RunError(RuntimeError):
@@ -19,7 +20,7 @@ class RunError(RuntimeError):
 class Due:
     """A run that is due: `template` is its record before anything was measured, `measure` fills it in.
 
-    `measure` returns the record (its status may be "void"), or raises `RunError`.
+    `measure` returns the record (its status may be "void"), or raises `RunError`, `LabError` or `OSError`: it failed.
     """
 
     template: Record
@@ -36,6 +37,7 @@ def run_all(due: Iterable[Due], results: Path, console: Console, *, keep: bool) 
 
     Raises `ResultsError` when the file cannot be read or written. Ctrl-C passes through: finished runs are in the file.
     """
+    refuse_unwritable(results)
     held = {(r.suite, r.key): r for r in read(results)} if keep else {}
     runs = list(due)
     made: list[Record] = []
@@ -50,7 +52,7 @@ def run_all(due: Iterable[Due], results: Path, console: Console, *, keep: bool) 
             else:
                 try:
                     record = run.measure()
-                except RunError as error:
+                except (RunError, LabError, OSError) as error:
                     record = replace(run.template, status=FAILED, reason=str(error).strip())
                 made.append(append(results, record))
                 if record.status != OK:

@@ -10,20 +10,19 @@ Each run appends one record to benchmarks/results/training.jsonl; `--keep` skips
 has a network namespace (needs iproute2 and /dev/net/tun); else the loopback is counted, and no link can be shaped.
 """
 
-import os
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
-import tyro
 from msgspec.structs import replace
 from rich.console import Console
 
 from benchmarks.lab.namespaces import LabError
-from benchmarks.lab.topology import TopologyError
 from benchmarks.lab.wan import Lab, Void, open_lab, open_loopback
-from benchmarks.suite.record import ABSENT, VOID, Made, Record, ResultsError, read
-from benchmarks.suite.runs import Due, run_all
+from benchmarks.suite.options import held, one_sentence, parse
+from benchmarks.suite.record import ABSENT, VOID, Made, Record
+from benchmarks.suite.runs import Due, end, run_all
 from benchmarks.training.launch import launch, template
 from benchmarks.training.methods import absent
 from benchmarks.training.options import Options
@@ -50,30 +49,40 @@ def measure(run: Run, lab: Lab, timeout_s: float) -> Record:
     return replace(launch(run, lab, timeout_s=timeout_s), link=link)
 
 
-def lab_of(options: Options) -> AbstractContextManager[Lab]:
-    """Namespaces for root, and for whoever asks for a link (which then says what is missing); else the loopback."""
-    topology = options.regions(options.workers)
-    return open_lab(topology) if os.geteuid() == 0 or options.asks() else open_loopback(options.workers)
+@contextmanager
+def lab_of(options: Options) -> Iterator[Lab]:
+    """Regions; where there can be none and no link is asked for, the loopback."""
+    with ExitStack() as stack:
+        try:
+            lab = stack.enter_context(open_lab(options.regions(options.workers)))
+        except LabError:
+            if options.asks():
+                raise
+            lab = stack.enter_context(open_loopback(options.workers))
+        yield lab
 
 
-def link_of(options: Options) -> str:
-    """The name that records have of the links, without opening the lab."""
-    return options.regions(options.workers).name if os.geteuid() == 0 or options.asks() else "loopback"
+def link_of(options: Options, records: list[Record]) -> str:
+    """The name that these records have of the links that are asked for."""
+    name = options.regions(options.workers).name
+    here = options.asks() or any(record.link and record.link.asked.topology == name for record in records)
+    return name if here else "loopback"
 
 
 def main(argv: list[str] | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    try:
-        options = tyro.cli(Options, description=__doc__, args=argv).effective()
+    made: list[Record] = []
+    link = ""
+    with one_sentence():
+        options = parse(Options, argv, __doc__).effective()
         if not options.show:
             with lab_of(options) as lab:
                 console.print(f"bytes: {lab.counted_by}")
-                run_all(due(options, lab), options.results, console, keep=options.keep)
-        console.print(table(options, read(options.results), link_of(options)))
-    except (LabError, TopologyError, ResultsError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: finished runs are in the results file, --keep goes on from there") from None
+                link = lab.link().asked.topology
+                made = run_all(due(options, lab), options.results, console, keep=options.keep)
+        records = held(options.results, "training")
+        console.print(table(options, records, link or link_of(options, records)))
+    end(made)
 
 
 if __name__ == "__main__":

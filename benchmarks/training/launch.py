@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -50,10 +50,10 @@ def template(run: Run, lab: Lab) -> Record:
 def launch(run: Run, lab: Lab, *, timeout_s: float) -> Record:
     """Losses, bytes, seconds and the learning curve of all workers, and whether all replicas hold the same bits.
 
-    Raises `RunError` when a worker fails or `timeout_s` is over; the others are ended first.
+    Raises `RunError` when a worker fails or `timeout_s` is over, `LabError` when the links are gone; the others are ended first.
     """
     workers = _workers(run)
-    with tempfile.TemporaryDirectory(prefix="thinwire-run-") as folder:
+    with tempfile.TemporaryDirectory(prefix="thinwire-run-", dir=lab.folder) as folder:
         results = [Path(folder) / f"{rank}.json" for rank in range(workers)]
         logs = [Path(folder) / f"{rank}.log" for rank in range(workers)]
         env = _env(lab, workers)
@@ -64,7 +64,7 @@ def launch(run: Run, lab: Lab, *, timeout_s: float) -> Record:
                     own = {"RANK": str(rank), "WORKER_ADDRESS": lab.places[rank].address}
                     words = [sys.executable, "-m", "benchmarks.training.worker", run.dump(), lab.interface, str(results[rank])]
                     processes.append(lab.start(rank, words, env=env | more | own, log=logs[rank], cwd=ROOT))
-                _wait(processes, logs, timeout_s)
+                _wait(processes, logs, timeout_s, lab.check)
             finally:
                 _end(processes)
         seen = [msgspec.json.decode(path.read_bytes(), type=Seen) for path in results]
@@ -145,11 +145,12 @@ def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
         process.wait()
 
 
-def _wait(processes: Sequence["subprocess.Popen[bytes]"], logs: Sequence[Path], timeout_s: float) -> None:
+def _wait(processes: Sequence["subprocess.Popen[bytes]"], logs: Sequence[Path], timeout_s: float, check: Callable[[], None]) -> None:
     deadline = time.monotonic() + timeout_s
     while None in (codes := [process.poll() for process in processes]):
         if any(codes):
             deadline = min(deadline, time.monotonic() + LAST_WORDS_S)
+        check()
         if time.monotonic() > deadline:
             break
         time.sleep(POLL_S)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from msgspec import Struct
 
 from benchmarks.lab.control import Control
-from examples.multiregion.counters import received_nbytes, sent_nbytes
+from benchmarks.suite.counters import read_counts
 
 
 class Moved(Struct, frozen=True):
@@ -41,7 +41,7 @@ class Meter:
 
     def sent(self) -> int:
         """At the interface alone: cheap enough to ask during training."""
-        return sent_nbytes(self._interface) - self._before.sent
+        return read_counts(self._interface).sent - self._before.sent
 
     def cpu_s(self) -> float:
         """Of this process, its threads included."""
@@ -61,8 +61,8 @@ class Meter:
             self._wall += time.perf_counter() - wall
 
     def _now(self) -> Moved:
-        sent, received = sent_nbytes(self._interface), received_nbytes(self._interface)
+        seen = read_counts(self._interface)
         if self._control is None:
-            return Moved(sent, received)
+            return Moved(seen.sent, seen.received)
         counts = self._control.ask("counts")[self._region]
-        return Moved(sent, received, counts["nbytes"], counts["received"])
+        return Moved(seen.sent, seen.received, counts["nbytes"], counts["received"])

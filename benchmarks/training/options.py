@@ -43,7 +43,14 @@ class Options(LinkOptions):
         unknown = (set(self.rows) | set(self.steps_of)) - set(ROWS)
         if unknown:
             raise ValueError(f"unknown rows {', '.join(sorted(unknown))}; choose from {', '.join(ROWS)}")
-        for what, value, least in (("workers", self.workers, 2), ("steps", min([self.steps, *self.steps_of.values()]), 1)):
+        for what in ("rows", "seeds"):
+            if not getattr(self, what):
+                raise ValueError(f"--{what} is empty; give at least one")
+        for what, value, least in (
+            ("warm_steps", self.warm_steps, 0),
+            ("workers", self.workers, 2),
+            ("steps", min([self.steps, *self.steps_of.values()]), 1),
+        ):
             if value < least:
                 raise ValueError(f"{what} is {value}; give at least {least}")
         if self.timeout_s <= 0:

@@ -6,7 +6,8 @@
 
 Four regions with one optimizer each; the compute of a step is a declared sleep (20 ms), as four regions share the cores of one machine;
 everything else is real. Every link is measured first, and a point is void when it is off by more than 5 %. What the phases do not
-explain of the wall time is the residual, at most 2 %. Records are appended to `benchmarks/results/utilisation.jsonl`.
+explain of the wall time is the residual, at most 2 %. Records are appended to `benchmarks/results/utilisation.jsonl`. Where this machine or
+user can have no regions, links are simulated between threads of one process, and labelled so.
 """
 
 import sys
@@ -18,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.suite.fleet import Enough
-from benchmarks.suite.record import OK, RESULTS, Record, ResultsError, read
-from benchmarks.suite.runs import RunError, run_all
+from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.record import OK, RESULTS, Record
+from benchmarks.suite.runs import end, run_all
 from benchmarks.utilisation.bench import Bench
 from benchmarks.utilisation.points import PACE_MS, Point, full, quick
 
@@ -49,6 +51,7 @@ class Options:
             raise ValueError(f"--pace-ms is {self.pace_ms}; give 0.1 to 10000")
         if not self.points():
             raise ValueError(f"no point's label contains {self.only!r}")
+        self.enough()
 
     def points(self) -> list[Point]:
         """Those that are asked for."""
@@ -79,7 +82,7 @@ def table(records: list[Record]) -> Table:
         made.add_column(heading, justify="left" if heading in ("codec", "link") else "right", no_wrap=True)
     for record in records:
         numbers, told = record.numbers, record.settings
-        link = record.link.asked.topology if record.link else ""
+        link = record.link.asked.topology + ", simulated" * (record.link.lab == "simulated") if record.link else ""
         head = str(told["codec"]), link, str(record.sync_every), str(told["overlap"] or "")
         if record.status != OK and "utilisation" not in numbers:
             made.add_row(*head, record.status)
@@ -92,7 +95,7 @@ def table(records: list[Record]) -> Table:
             f"{sum(numbers[f'share_{phase}'] or 0.0 for phase in ('encode', 'decode', 'apply')):.1%}",
             f"{numbers['residual']:.2%}{'' if record.status == OK else ' (' + record.status + ')'}",
             f"{record.seconds['sync'].p50:.3f}",
-            f"{(record.bytes.interface_sent or 0.0) / 1e6:.3f}",
+            f"{(record.bytes.interface_sent or record.bytes.wire_sent or 0.0) / 1e6:.3f}",
             f"{(record.bytes.payload_sent or 0.0) / 1e6:.3f}",
         )
     return made
@@ -101,21 +104,24 @@ def table(records: list[Record]) -> Table:
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     console = Console(width=None if sys.stdout.isatty() else 200)
-    try:
-        options = tyro.cli(Options, args=argv, description=__doc__)
+    with one_sentence():
+        options = parse(Options, argv, __doc__)
         if options.show:
-            records = read(options.results)
+            records = held(options.results, "utilisation")
         else:
             with Bench(options.enough(), options.pace_ms) as bench:
+                if bench.simulated:
+                    console.print(f"links are simulated inside one process: {bench.simulated}", markup=False, highlight=False)
                 records = run_all(bench.due(options.points()), options.results, console, keep=options.keep)
-    except (ResultsError, RunError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: finished points are in the results file, --keep goes on from there") from None
-    console.print(table(records))
-    for record in records:
-        if record.status != OK:
-            console.print(f"{record.label}: {record.status}: {(record.reason or '').partition(chr(10))[0]}", markup=False, highlight=False)
+    with complete(options.results):
+        console.print(table(records))
+        for record in records:
+            if record.status != OK:
+                console.print(
+                    f"{record.label}: {record.status}: {(record.reason or '').partition(chr(10))[0]}", markup=False, highlight=False
+                )
+    if not options.show:
+        end(records)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from msgspec.structs import replace
 
 from benchmarks.collectives.account import between
 from benchmarks.lab.namespaces import LabError
-from benchmarks.lab.wan import Lab, Void
+from benchmarks.lab.topology import Topology
+from benchmarks.lab.wan import Lab, Void, open_lab
 from benchmarks.scaling.rows import numel
-from benchmarks.suite.fleet import Enough, Seen
-from benchmarks.suite.link import Opened, Wanted, open_fleet
-from benchmarks.suite.record import ABSENT, FAILED, OK, VOID, Bytes, Made, Percentiles, Record
+from benchmarks.suite.fleet import Enough, Fleet, Seen, start_here
+from benchmarks.suite.link import fleet_in
+from benchmarks.suite.record import ABSENT, FAILED, OK, VOID, Asked, Bytes, Link, Made, Percentiles, Record
 from benchmarks.suite.runs import Due, RunError
-from benchmarks.utilisation.points import MEMBERS, PACE_MS, Point
+from benchmarks.utilisation.points import MEMBERS, PACE_MS, RTT_MS, Point
 from benchmarks.utilisation.worker import PHASES
 
 WORKER = "benchmarks.utilisation.worker"
@@ -25,20 +26,26 @@ MOST_RESIDUAL = 0.02  # of the wall time that nobody can account for
 
 
 class Bench:
-    """Keeps the lab and its workers from point to point; close it with `with`."""
+    """Keeps the lab and its workers from point to point; close it with `with`.
+
+    Where this machine or user can have no regions, `simulated` says why, and links are simulated between threads of one process.
+    """
 
     def __init__(self, enough: Enough, pace_ms: float = PACE_MS) -> None:
         self._enough, self._pace_ms = enough, pace_ms
         self._stack = ExitStack()
-        self._opened: Opened | None = None
+        self._lab: Lab | None = None
+        self._fleet: Fleet | None = None
         self._attempt = 0
+        self.simulated = ""
 
     def due(self, points: list[Point]) -> Iterator[Due]:
         """One run a point."""
+        where = "simulated" if self.simulated else "namespaces"
         for point in points:
             template = Record(
                 suite="utilisation",
-                key=point.key,
+                key=f"{point.key} {where}" if self.simulated else point.key,
                 status=FAILED,
                 made=Made.now(),
                 method="diloco",
@@ -46,72 +53,67 @@ class Bench:
                 members=MEMBERS,
                 numel=numel(),
                 sync_every=point.sync_every,
-                link=Wanted(MEMBERS).asked(),
+                link=Link(where, Asked(**point.topology.asked())),
                 settings={"codec": point.codec, "overlap": point.overlap, "pace_ms": self._pace_ms, "compute": "a sleep of pace_ms a step"},
             )
             yield Due(template, partial(self.measure, point, template))
 
     def measure(self, point: Point, template: Record) -> Record:
-        """One point; raises `RunError` when a worker failed."""
+        """One point; raises `RunError` when a worker failed, `LabError` when the links are gone: the next point gets new ones."""
         template = replace(template, made=Made.now())
+        if self.simulated and point.congestion != "cubic":
+            return replace(template, status=ABSENT, reason=f"a simulated link knows no {point.congestion}: {self.simulated}")
         try:
-            opened = self._open()
-            opened.lab.change(point.topology)
-            template = replace(template, link=opened.lab.link())
-            link = opened.lab.verify()
-        except LabError as error:
-            return replace(template, status=ABSENT, reason=str(error))
+            return self._measure(point, template)
         except Void as error:
             return replace(template, status=VOID, reason=str(error))
-        self._attempt += 1
-        where = {"address": opened.lab.address, "port": opened.lab.port(), "attempt": self._attempt}
-        asked = {"point": asdict(point), "pace_s": self._pace_ms / 1e3} | where
-        try:
-            seen = opened.fleet.ask(asked, self._enough, opened.lab.traffic)
-        except RunError:
-            self._forget()  # the next point gets new workers
+        except (RunError, LabError):
+            self._stack.close()
+            self._lab = self._fleet = None
             raise
-        return made_of(replace(template, link=link), seen, opened.lab)
 
-    def _open(self) -> Opened:
-        if self._opened is None:
-            # Links are verified point by point.
-            self._opened = open_fleet(self._stack, Wanted(MEMBERS), WORKER)
-            if self._opened.lab.kind != "namespaces":
-                self._forget()
-                raise LabError("utilisation needs links that are shaped: run as root, with iproute2 and /dev/net/tun")
-        return self._opened
+    def _measure(self, point: Point, template: Record) -> Record:
+        lab, self._attempt = self._regions(), self._attempt + 1
+        asked = {"point": asdict(point), "pace_s": self._pace_ms / 1e3, "simulated": lab is None, "attempt": self._attempt}
+        if lab is None:
+            return made_of(template, self._workers(lab).ask(asked, self._enough), None)
+        lab.change(point.topology)
+        template = replace(template, link=lab.verify())
+        where = {"address": lab.address, "port": lab.port()}
+        return made_of(template, self._workers(lab).ask(asked | where, self._enough, lab.traffic), lab)
 
-    def _forget(self) -> None:
-        self._stack.close()
-        self._opened = None
+    def _regions(self) -> Lab | None:
+        """The lab, whose links are shaped point by point; None where links are simulated."""
+        if self._lab is None and not self.simulated:
+            self._lab = self._stack.enter_context(open_lab(Topology.uniform(MEMBERS)))
+        return self._lab
+
+    def _workers(self, lab: Lab | None) -> Fleet:
+        if self._fleet is None:
+            fleet = fleet_in(lab, WORKER, rtt_s=RTT_MS / 1e3) if lab else Fleet(WORKER, 1, start_here)
+            self._fleet = self._stack.enter_context(fleet)
+        return self._fleet
 
     def __enter__(self) -> "Bench":
+        try:
+            self._regions()
+        except LabError as error:
+            self.simulated = str(error)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
 
-def made_of(template: Record, seen: Seen, lab: Lab) -> Record:
-    """The record of a point from what its workers saw: shares of the wall time, mean over members."""
-    members: list[dict[str, Any]] = seen.seen
+def made_of(template: Record, seen: Seen, lab: Lab | None) -> Record:
+    """The record of a point from what its workers saw: shares of the wall time, mean over members; without a `lab` one worker is all."""
+    members: list[dict[str, Any]] = seen.seen if lab else seen.seen[0]
+    checked = seen.checked if lab else seen.checked[0]
     share = {name: fmean(member[name] / member["wall"] for member in members) for name in ("compute", "inner", *PHASES)}
     residual = 1 - sum(share.values())
-    before, after = seen.traffic
-    wire = between(before, after)
-    per = seen.rounds * len(members)
-    counted = Bytes(
-        payload_sent=fmean(member["payload"] for member in members) / seen.rounds,
-        ledger_sent=fmean(member["ledger"] for member in members) / seen.rounds,
-        interface_sent=fmean(each.sent for each in seen.counts) / seen.rounds,
-        interface_received=fmean(each.received for each in seen.counts) / seen.rounds,
-        wire_sent=wire.sent / per,
-        wire_received=wire.received / per,
-        counted_by=lab.counted_by,
-    )
+    counted = _bytes(members, seen, lab)
     checks = {
-        "replicas hold the same bits": len(set(seen.checked)) == 1,
+        "replicas hold the same bits": len({each["sha256"] for each in checked}) == 1,
         "every round averaged": all(member["rounds"] == seen.rounds for member in members),
         "residual at most 2 %": abs(residual) <= MOST_RESIDUAL,
     }
@@ -129,4 +131,25 @@ def made_of(template: Record, seen: Seen, lab: Lab) -> Record:
             **{f"share_{name}": value for name, value in share.items()},
         },
         checks=checks,
+    )
+
+
+def _bytes(members: list[dict[str, Any]], seen: Seen, lab: Lab | None) -> Bytes:
+    """Of one round, mean over members."""
+    rounds = seen.rounds
+    payload, ledger = (fmean(member[name] for member in members) / rounds for name in ("payload", "ledger"))
+    if lab is None:
+        sent, received = (fmean(each["wire"][way] for each in seen.checked[0]) / rounds for way in (0, 1))
+        by = "simulated: packets of 1500 bytes, counted by no kernel"
+        return Bytes(payload_sent=payload, ledger_sent=ledger, wire_sent=sent, wire_received=received, counted_by=by)
+    before, after = seen.traffic
+    wire = between(before, after)
+    return Bytes(
+        payload_sent=payload,
+        ledger_sent=ledger,
+        interface_sent=fmean(each.sent for each in seen.counts) / rounds,
+        interface_received=fmean(each.received for each in seen.counts) / rounds,
+        wire_sent=wire.sent / rounds / len(members),
+        wire_received=wire.received / rounds / len(members),
+        counted_by=lab.counted_by,
     )

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 import thinwire
-from benchmarks.collectives.worker import torchrun_environment
-from benchmarks.suite.member import serve
-from benchmarks.utilisation.points import MEMBERS
+from benchmarks.collectives.worker import Threads, torchrun_environment
+from benchmarks.lab.simulated import SimulatedGroup
+from benchmarks.suite.member import Part, serve
+from benchmarks.utilisation.points import MEMBERS, Point
 from examples.multiregion.model import GPT, sha256
+from thinwire.comms.group import Group
 
 PATIENCE_S = 600.0  # slowness is what is measured, no fault
 PHASES = ("encode", "exchange", "decode", "apply")
@@ -29,16 +31,15 @@ class Spans:
 class Paced:
     """This member's part of one point: `run(rounds)` takes so many windows."""
 
-    def __init__(self, point: dict[str, Any], pace_s: float) -> None:
+    def __init__(self, point: Point, pace_s: float, group: Group) -> None:
         torch.manual_seed(0)
-        self._gpt, self._pace_s, self._every = GPT(), pace_s, point["sync_every"]
+        self._gpt, self._pace_s, self._every, self._group = GPT(), pace_s, point.sync_every, group
         for p in self._gpt.parameters():
             p.grad = torch.randn_like(p)
         inner = torch.optim.SGD(self._gpt.parameters(), lr=1e-3)
         self._infos: list[thinwire.RoundInfo] = []
-        self._group = thinwire.TorchGroup.from_env(timeout_s=PATIENCE_S)
         self._opt = thinwire.DiLoCo(
-            inner, sync_every=self._every, overlap=point["overlap"], codec=point["codec"], group=self._group, on_round=self._infos.append
+            inner, sync_every=self._every, overlap=point.overlap, codec=point.codec, group=group, on_round=self._infos.append
         )
         self._inner_s = 0.0
         inner.register_step_pre_hook(lambda *_: self._begin_inner())
@@ -58,7 +59,7 @@ class Paced:
         return time.perf_counter() - began
 
     def run(self, rounds: int) -> dict[str, Any]:
-        spans, before = Spans(), self._opt.stats()
+        spans, before, self._wire_before = Spans(), self._opt.stats(), self._wire_nbytes()
         self._inner_s = 0.0
         began = time.perf_counter()
         for _ in range(rounds):
@@ -83,16 +84,25 @@ class Paced:
             spans.compute += time.perf_counter() - began
             self._opt.step()
 
-    def check(self) -> str:
+    def _wire_nbytes(self) -> tuple[int, int]:
+        """Sent and received by a link that is only simulated."""
+        return getattr(self._group, "wire_sent_nbytes", 0), getattr(self._group, "wire_received_nbytes", 0)
+
+    def check(self) -> dict[str, Any]:
+        # Not at the end of `run`: an overlapped exchange has only begun then.
+        wire = [now - then for now, then in zip(self._wire_nbytes(), self._wire_before, strict=True)]
         self._opt.close()  # finishes what is under way
         self._group.leave()
-        return sha256(self._gpt)
+        return {"sha256": sha256(self._gpt), "wire": wire}
 
 
-def part_of(asked: dict[str, Any]) -> Paced:
-    """This process's part in the point that the parent asks for."""
+def part_of(asked: dict[str, Any]) -> Part:
+    """This process's part in the point that the parent asks for: one member, or all of them where links are simulated."""
+    point, pace_s = Point(**asked["point"]), asked["pace_s"]
+    if asked["simulated"]:
+        return Threads([Paced(point, pace_s, group) for group in SimulatedGroup.world(point.topology, timeout_s=PATIENCE_S)])
     torchrun_environment(int(os.environ["RANK"]), MEMBERS, asked["address"], asked["port"], asked["attempt"])
-    return Paced(asked["point"], asked["pace_s"])
+    return Paced(point, pace_s, thinwire.TorchGroup.from_env(timeout_s=PATIENCE_S))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -173,21 +174,29 @@ def test_a_row_that_went_wrong_is_recorded_as_failed(spoiled: Seen, why: str) ->
     assert why in not_measured([made])[0]
 
 
-def test_rows_after_a_death_are_recorded_with_the_reason(tmp_path: Path) -> None:
-    class Dead:
-        said = iter(["worker 1 ended with -9: it said nothing", "not reached: worker 1 ended with -9: it said nothing"])
+def test_after_a_death_the_next_row_has_new_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dead(nullcontext[Any]):
+        made = ended = 0
+
+        def __enter__(self) -> "Dead":
+            Dead.made += 1
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            Dead.ended += 1
 
         def ask(self, *_: object) -> Seen:
-            raise RunError(next(self.said))
+            raise RunError(f"worker {Dead.made} ended with -9: it said nothing")
 
+    monkeypatch.setattr(bench, "Fleet", lambda *_: Dead())
+    results = tmp_path / "r.jsonl"
     with Bench(Ask(Wanted(2))) as here:
-        here._threads = Dead()  # type: ignore[assignment]
-        results = tmp_path / "r.jsonl"
         run_all(here.due([Row("local", "none", 4, 2), Row("local", "int8", 4096, 2)]), results, Console(quiet=True), keep=False)
-    assert [(r.status, (r.reason or "").split(":")[0]) for r in read(results)] == [
-        ("failed", "worker 1 ended with -9"),
-        ("failed", "not reached"),
+    assert [(r.status, r.reason) for r in read(results)] == [
+        ("failed", "worker 1 ended with -9: it said nothing"),
+        ("failed", "worker 2 ended with -9: it said nothing"),
     ]
+    assert Dead.ended == 2
 
 
 @pytest.mark.parametrize(("error", "status"), [(Void("off by 9 %"), "void"), (LabError("not root"), "absent")])

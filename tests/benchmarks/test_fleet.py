@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -5,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.lab.namespaces import LabError
+from benchmarks.suite import fleet as fleets
 from benchmarks.suite.counters import Counts, read_counts
 from benchmarks.suite.fleet import Enough, Fleet, start_here
 from benchmarks.suite.link import Wanted
+from benchmarks.suite.record import ROOT
 from benchmarks.suite.runs import RunError
 
 REAL = """
@@ -39,6 +43,18 @@ say(ready=0.1)
 wire.readline()
 wire.readline()
 """
+
+
+HANGS = (
+    STUB.rpartition("wire.readline()")[0]
+    + """
+say(counts=[0, 0, 0, 0])
+wire.readline()
+if not (HERE):
+    say(seen=1)
+wire.readline()
+"""
+)
 
 
 def of(program: str, started: list["subprocess.Popen[bytes]"]) -> Callable[..., "subprocess.Popen[bytes]"]:
@@ -74,13 +90,54 @@ def test_a_worker_that_dies_is_named_with_its_last_words_and_later_rows_are_not_
 
 def test_a_worker_that_is_killed_says_so() -> None:
     killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    with pytest.raises(RunError, match="worker 0 was ended by SIGKILL: is there enough memory"):
+    with pytest.raises(RunError, match="worker 0 was ended by SIGKILL; run it again with --keep, with more memory"):
         Fleet("unused", 1, of(killed, []))
 
 
 def test_a_worker_that_does_not_start_is_named() -> None:
     with pytest.raises(RunError, match=r"worker 0 ended with 1: ZeroDivisionError"):
         Fleet("unused", 1, of("1 / 0", []))
+
+
+def test_a_worker_that_hangs_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleets, "PATIENCE", 0)
+    monkeypatch.setattr(fleets, "LEAST_PATIENCE_S", 0.2)
+    monkeypatch.setattr(fleets, "SETTLE_S", 0.0)
+    hangs = HANGS.replace("HERE", 'row["hung"] == int(os.environ["RANK"])')
+    with Fleet("unused", 2, of(hangs, [])) as fleet, pytest.raises(RunError, match=r"^no answer in 0 s from workers 1: .* --keep"):
+        fleet.ask({"victim": None, "hung": 1}, Enough(3))
+
+
+def test_links_that_are_gone_end_a_row() -> None:
+    def gone() -> None:
+        if started:
+            raise LabError("the relay ended")
+
+    started: list[subprocess.Popen[bytes]] = []
+    with Fleet("unused", 1, of(STUB, []), check=gone) as fleet:
+        started += fleet._processes
+        with pytest.raises(RunError, match=r"^the relay ended$"):
+            fleet.ask({"victim": 1}, Enough())
+        assert all(process.poll() is not None for process in started)
+
+
+def test_numbers_of_rounds_below_zero_are_refused() -> None:
+    for rounds, seconds in ((-3, 1.0), (3, -1.0), (3, float("nan"))):
+        with pytest.raises(ValueError, match="give numbers above 0"):
+            Enough(rounds, seconds)
+
+
+def test_a_worker_ends_with_its_parent() -> None:
+    child = "from benchmarks.suite.orphan import end_with_parent; end_with_parent(); print(flush=True); import time; time.sleep(100)"
+    start = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-S', '-c', sys.argv[1]], stdout=sys.stdout); p.wait()"
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as said:
+        parent = subprocess.Popen([sys.executable, "-S", "-c", start, child], stdout=write_end, cwd=ROOT)
+        os.close(write_end)
+        assert said.readline() == b"\n"
+        parent.kill()
+        parent.wait()
+        assert said.read() == b""  # the end comes when nobody holds the pipe
 
 
 def test_enough_rounds_are_at_least_three_and_fit_the_time() -> None:

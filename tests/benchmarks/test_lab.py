@@ -194,6 +194,17 @@ def test_nothing_stays_behind_a_killed_lab(how: signal.Signals) -> None:
 
 
 @needs_lab
+def test_a_relay_that_was_killed_is_told_at_once() -> None:
+    with open_lab(Topology.uniform(1)) as lab:
+        lab.check()
+        assert lab.relay is not None
+        lab.relay.kill()
+        lab.relay.wait()
+        with pytest.raises(LabError, match=r"ended with SIGKILL; run this again with --keep"):
+            lab.verify()
+
+
+@needs_lab
 def test_what_a_killed_relay_left_is_found_by_the_next_lab() -> None:
     tag = f"{namespaces.PREFIX}1-feed"
     namespaces.RUN.mkdir(parents=True, exist_ok=True)
@@ -221,7 +232,12 @@ def test_a_busy_name_is_told_with_its_remedy() -> None:
 
 @pytest.mark.parametrize(
     ("lacks", "named"),
-    [("root", "--simulated"), ("ip", "apt-get install iproute2"), ("nft", "apt-get install nftables"), ("tun", "modprobe tun")],
+    [
+        ("root", "run as root .*simulate links"),
+        ("ip", "apt-get install iproute2"),
+        ("nft", "apt-get install nftables"),
+        ("tun", "modprobe tun"),
+    ],
 )
 def test_what_the_machine_lacks_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch, lacks: str, named: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000 if lacks == "root" else 0)
@@ -229,6 +245,13 @@ def test_what_the_machine_lacks_is_named_with_the_remedy(monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "access", lambda path, mode: lacks != "tun")
     with pytest.raises(LabError, match=named):
         namespaces.refuse_if_impossible(nat=True)
+
+
+@needs_lab
+def test_a_loopback_that_is_down_is_told_with_its_remedy() -> None:
+    program = "from benchmarks.lab.wan import open_loopback\nwith open_loopback(2): pass"
+    done = subprocess.run(["unshare", "-n", sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "LabError: nothing can be reached on the loopback (Network is unreachable); bring it up" in done.stderr
 
 
 def test_the_loopback_counts_all_workers_together_and_has_nothing_to_cut() -> None:

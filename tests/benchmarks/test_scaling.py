@@ -71,7 +71,11 @@ def test_a_void_link_is_recorded_and_measured_once(monkeypatch: pytest.MonkeyPat
         raise Void("r0 to r1: 3 ms too slow")
 
     monkeypatch.setattr(bench, "open_fleet", fail)
-    command.main(["--peers", "2", "--codecs", "int8", "--link", "100:20", "--results", str(tmp_path / "r.jsonl")])
+    words = ["--peers", "2", "--codecs", "int8", "--link", "100:20", "--results", str(tmp_path / "r.jsonl")]
+    with pytest.raises(SystemExit) as caught:
+        command.main(words)
+    assert caught.value.code == 1
+    command.main([*words, "--show"])  # which old trouble does not fail
     assert [(r.status, r.method) for r in read(tmp_path / "r.jsonl")] == [("void", GLOO), ("void", "int8")]
     assert len(tried) == 1
 

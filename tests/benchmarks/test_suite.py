@@ -3,13 +3,25 @@
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import tyro
+from rich.console import Console
 
+from benchmarks.collectives import __main__ as collectives
+from benchmarks.kernels import __main__ as kernels
+from benchmarks.lab import __main__ as lab
+from benchmarks.lab import fidelity
+from benchmarks.lab.namespaces import LabError
+from benchmarks.report import __main__ as pages
+from benchmarks.scaling import __main__ as scaling
 from benchmarks.suite import __main__ as everything
 from benchmarks.suite import provenance
-from benchmarks.suite.record import RESULTS
-from benchmarks.suite.runs import end
+from benchmarks.suite.record import RESULTS, Bytes, Percentiles, Record, ResultsError, append, read
+from benchmarks.suite.runs import Due, RunError, end, run_all
+from benchmarks.training import options as training
+from benchmarks.utilisation import __main__ as utilisation
 from tests.benchmarks.made_up import record
 
 
@@ -33,8 +45,17 @@ def test_all_runs_every_suite_and_then_the_page(tmp_path: Path) -> None:
 def test_keep_goes_on_where_it_was(tmp_path: Path) -> None:
     (tmp_path / "kernels.json").write_text("{}")
     options = everything.Options(full=True, keep=True, results=tmp_path)
-    assert options.words("kernels") is None
-    assert options.words("training") == ["bench", "training", "--keep", "--results", str(tmp_path / "training.jsonl")]
+    assert options.commands("kernels") == []
+    assert options.commands("training")[0] == ["bench", "training", "--keep", "--results", str(tmp_path / "training.jsonl")]
+
+
+def test_full_trains_also_over_links_and_quick_does_not() -> None:
+    full, quick = everything.Options(full=True), everything.Options(quick=True)
+    asked = [words[2:-2] for words in full.commands("training")]
+    assert [words[:2] for words in asked] == [[], ["--link", "10:80"], ["--link", "100:80"], ["--link", "1000:20"]]
+    for words in asked:  # which the suite understands
+        assert tyro.cli(training.Options, args=words).runs()
+    assert len(quick.commands("training")) == len(full.commands("scaling")) == 1
 
 
 def test_quick_results_do_not_mix_with_the_full_ones() -> None:
@@ -59,3 +80,62 @@ def test_the_command_is_ready_to_be_typed_again(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "argv", ["/somewhere/benchmarks/training/__main__.py", "--quick"])
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("benchmarks.training.__main__", None))
     assert provenance.command() == "python -m benchmarks.training --quick"
+
+
+@pytest.mark.parametrize("suite", [scaling, utilisation, collectives])
+def test_show_of_nothing_and_of_an_edited_record_ends_in_a_sentence(suite: ModuleType, tmp_path: Path) -> None:
+    name = suite.__name__.split(".")[1]
+    path = tmp_path / "r.jsonl"
+    append(path, record("training", "a"))
+    with pytest.raises(SystemExit, match=rf"^error: .*r\.jsonl has no results of {name}; measure some"):
+        suite.main(["--show", "--results", str(path)])
+    seconds = {"sunk": Percentiles(1.0, 1.0, 1.0, 3)}
+    counted = Bytes(interface_sent=1.0, interface_received=1.0)
+    append(path, record(name, "b", seconds=seconds, bytes=counted, numbers={"utilisation": 0.5}))
+    with pytest.raises(SystemExit, match=r"^error: a record of .*r\.jsonl lacks '\w+': it was edited; delete its line"):
+        suite.main(["--show", "--results", str(path)])
+
+
+def test_a_table_of_kernels_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "kernels.part").mkdir()  # stands for a full disk
+    (tmp_path / "kernels.json").write_text("old")
+    with pytest.raises((ResultsError, OSError)):
+        kernels.write(tmp_path / "kernels.json", {})
+    assert (tmp_path / "kernels.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("text", ["no json", '{"rows": 3}'])
+def test_a_table_of_kernels_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "kernels.json").write_text(text)
+    with pytest.raises(SystemExit, match=r"^error: .*kernels\.json.*measure it again"):
+        kernels.main(["--show", "--results", str(tmp_path / "kernels.json")])
+
+
+@pytest.mark.parametrize("error", [LabError("the relay ended"), RunError("worker 1 died"), OSError(28, "No space left on device")])
+def test_whatever_breaks_a_run_is_recorded_and_the_next_one_runs(tmp_path: Path, error: Exception) -> None:
+    def fail() -> Record:
+        raise error
+
+    good = record("training", "b")
+    due = [Due(record("training", "a"), fail), Due(good, lambda: good)]
+    made = run_all(due, tmp_path / "r.jsonl", Console(quiet=True), keep=False)
+    assert [one.status for one in made] == [one.status for one in read(tmp_path / "r.jsonl")] == ["failed", "ok"]
+    assert str(error) == made[0].reason
+
+
+def test_help_keeps_the_lines_of_the_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for suite in (scaling, utilisation, collectives, lab, fidelity, everything, pages):
+        with pytest.raises(SystemExit):
+            suite.main(["--help"])
+        said = capsys.readouterr().out
+        examples = [line for line in (suite.__doc__ or "").splitlines() if line.startswith("    ")]
+        assert examples
+        assert all(line in said.splitlines() for line in examples), suite.__name__
+
+
+def test_a_results_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    def measure() -> Record:
+        raise AssertionError("measured")
+
+    with pytest.raises(ResultsError, match=r"^cannot write .*: Is a directory; .* give another --results$"):
+        run_all([Due(record("training", "a"), measure)], tmp_path, Console(quiet=True), keep=False)

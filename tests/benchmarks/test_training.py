@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from benchmarks.lab.namespaces import LabError
-from benchmarks.lab.topology import TopologyError
+from benchmarks.lab.topology import Topology, TopologyError
 from benchmarks.lab.wan import Lab, Void, open_loopback
 from benchmarks.suite import record as results
 from benchmarks.suite.record import Record, append, read
@@ -32,7 +32,6 @@ from benchmarks.training.rows import QUICK, ROWS
 from benchmarks.training.setting import METHODS, Run, Setting
 from benchmarks.training.table import table
 from benchmarks.training.worker import Seen
-from examples.multiregion.counters import received_nbytes, sent_nbytes
 
 LOOPBACK = "loopback"
 
@@ -94,6 +93,9 @@ def test_settings_of_the_sweep_are_all_different() -> None:
         ({"steps_of": {"nonsense": 1}}, "unknown rows nonsense"),
         ({"steps_of": {"ddp": 0}}, "steps is 0; give at least 1"),
         ({"workers": 1}, "workers is 1; give at least 2"),
+        ({"rows": ()}, "--rows is empty"),
+        ({"seeds": ()}, "--seeds is empty"),
+        ({"warm_steps": -3}, "warm_steps is -3; give at least 0"),
         ({"timeout_s": 0.0}, "give seconds above 0"),
     ],
 )
@@ -136,12 +138,6 @@ def test_a_link_that_cannot_be_is_refused(options: dict[str, str], message: str)
 
 
 # -- counters and curves
-
-
-def test_both_directions_of_an_interface_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counters = "Inter-| Receive\n face |bytes\n  eth0: 11 1 0 0 0 0 0 0 22 2 0 0 0 0 0 0\n"
-    monkeypatch.setattr(Path, "read_text", lambda self: counters)
-    assert (received_nbytes("eth0"), sent_nbytes("eth0")) == (11, 22)
 
 
 def test_a_pause_takes_no_time() -> None:
@@ -305,6 +301,17 @@ def test_errors_of_the_lab_end_the_command_with_one_sentence(monkeypatch: pytest
     monkeypatch.setattr(training, "lab_of", refuse)
     with pytest.raises(SystemExit, match=r"^error: the command `ip` is missing; install it$"):
         training.main(["--rows", "ddp"])
+
+
+def test_without_regions_the_loopback_is_counted_unless_a_link_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Topology) -> None:
+        raise LabError("no regions here")
+
+    monkeypatch.setattr(training, "open_lab", refuse)
+    with training.lab_of(Options(workers=2)) as lab:
+        assert lab.kind == LOOPBACK
+    with pytest.raises(LabError, match="no regions here"), training.lab_of(Options(workers=2, link="20:80")):
+        pass
 
 
 @contextmanager

@@ -1,0 +1,52 @@
+"""The command line, alike for every command: options from a dataclass, examples of --help with their line breaks, ends in one sentence."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from benchmarks.lab.namespaces import LabError
+from benchmarks.lab.wan import Void
+from benchmarks.suite import provenance
+from benchmarks.suite.record import Record, ResultsError, read
+from benchmarks.suite.runs import RunError
+
+T = TypeVar("T")
+KEPT = "interrupted: finished runs are in the results file, --keep goes on from there"
+
+
+def parse(kind: type[T], argv: list[str] | None, doc: str | None) -> T:
+    """Options as `argv` gives them; `doc` is shown by --help: tyro keeps line breaks where lines are indented."""
+    return tyro.cli(kind, args=argv, description=doc, prog=provenance.program())
+
+
+def held(path: Path, suite: str) -> list[Record]:
+    """What a results file has of a suite, for --show. Raises `ResultsError` when that is nothing."""
+    records = [record for record in read(path) if record.suite == suite]
+    if not records:
+        raise ResultsError(f"{path} has no results of {suite}; measure some: the same command without --show")
+    return records
+
+
+@contextmanager
+def complete(path: Path) -> Iterator[None]:
+    """Printing ends in a sentence when a record lacks what the table shows."""
+    try:
+        yield
+    except KeyError as error:
+        raise SystemExit(
+            f"error: a record of {path} lacks {error}: it was edited; delete its line and measure it again with --keep"
+        ) from None
+
+
+@contextmanager
+def one_sentence(interrupted: str = KEPT) -> Iterator[None]:
+    """What this machine, the options or the results file do not allow ends the command with cause and remedy, Ctrl-C with `interrupted`."""
+    try:
+        yield
+    except (LabError, Void, ResultsError, RunError, ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(interrupted) from None
