@@ -24,6 +24,7 @@ from benchmarks.suite.runs import Due, end, run_all
 GRID = [(mbit, rtt_ms) for mbit in (20, 100) for rtt_ms in (20, 80, 200)] + [(500, 20), (500, 80)]
 SECONDS = 12.0  # of sending, the last 5 count
 TOLERANCE, RTT_MS, CPU_SHARE = 0.05, 2.0, 0.5
+TCP_SHARE = 1448 / 1500  # of a packet
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Options:
 def due() -> list[Due]:
     """One flow between two regions for each rate and round trip, and four regions at 100 Mbit/s at once."""
     runs = [(2, Topology.uniform(2, mbit=mbit, rtt_ms=rtt_ms)) for mbit, rtt_ms in GRID]
-    runs.append((4, Topology.uniform(4, mbit=100, rtt_ms=40)))
+    # Data and the acknowledgements of the other direction share each uplink: a deep queue would delay them and starve one flow.
+    runs.append((4, Topology.uniform(4, mbit=100, rtt_ms=40, queue_ms=50)))
     return [_due(n, topology) for n, topology in runs]
 
 
@@ -67,9 +69,10 @@ def _measure(template: Record, topology: Topology) -> Record:
     region = topology.regions[0]
     assert region.up_mbit is not None
     rtt_error = abs((found.measured.rtt_ms or 0.0) - topology.way.rtt_ms)
+    room = region.up_mbit * (TCP_SHARE if n > 2 else 1.0)  # around the ring acknowledgements need their part too
     checks = {
         "rtt_within_2_ms": rtt_error <= RTT_MS,
-        "goodput_within_5_percent": goodput >= (1 - TOLERANCE) * region.up_mbit,
+        "goodput_within_5_percent": goodput >= (1 - TOLERANCE) * room,
         "relay_under_half_a_core": health["cpu_share"] <= CPU_SHARE,
     }
     return replace(
