@@ -1,7 +1,7 @@
 """All suites one after the other, then the page of their results.
 
     thinwire bench all --quick       small sizes, about five minutes; ./results/quick (in a checkout benchmarks/results/quick)
-    thinwire bench all --full        an hour; ./results (in a checkout benchmarks/results)
+    thinwire bench all --full        about 100 minutes on two cores; ./results (in a checkout benchmarks/results)
     thinwire bench all --full --keep goes on where it was interrupted
 
 Each suite is a process of its own, so that one that breaks takes nothing with it; the others run, and the exit status tells.
@@ -36,7 +36,7 @@ class Options:
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """Small sizes, about five minutes."""
     full: tyro.conf.FlagCreatePairsOff[bool] = False
-    """An hour."""
+    """About 100 minutes on two cores."""
     keep: tyro.conf.FlagCreatePairsOff[bool] = False
     """Skip what the results already hold."""
     results: Path | None = None
@@ -44,7 +44,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.quick == self.full:
-            raise ValueError("say --quick (about five minutes) or --full (an hour)")
+            raise ValueError("say --quick (about five minutes) or --full (about 100 minutes)")
 
     @property
     def folder(self) -> Path:
