@@ -17,12 +17,12 @@ from rich.console import Console
 
 from benchmarks.collectives.bench import Ask, Bench
 from benchmarks.collectives.rows import GROUPS, KB, MB, Row, grid
-from benchmarks.collectives.show import bytes_moved, ledger_check, not_measured, speed
+from benchmarks.collectives.show import bytes_moved, ledger_check, speed
 from benchmarks.suite.fleet import Enough
 from benchmarks.suite.link import Wanted
 from benchmarks.suite.options import complete, held, one_sentence, parse
 from benchmarks.suite.record import RESULTS, Record
-from benchmarks.suite.runs import end, run_all
+from benchmarks.suite.runs import end, not_measured, run_all
 from thinwire.comms import CODECS
 from thinwire.comms.recipes import codec
 

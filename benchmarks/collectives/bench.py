@@ -75,7 +75,6 @@ class Bench:
 
     def measure(self, row: Row, template: Record) -> Record:
         """One row; raises `RunError` when a worker failed."""
-        template = replace(template, made=Made.now())
         reason = self._too_much(row)
         if reason:
             return replace(template, status=ABSENT, reason=reason)

@@ -28,11 +28,6 @@ def speed(records: Sequence[Record]) -> Table:
     return made
 
 
-def not_measured(records: Sequence[Record]) -> list[str]:
-    """One line a row that failed, is absent or void, with the reason."""
-    return [f"{record.label}: {record.status}: {(record.reason or '').partition(chr(10))[0]}" for record in records if record.status != OK]
-
-
 def ledger_check(records: Sequence[Record]) -> list[str]:
     """What the library's own rows of at least 1 MB of payload a round say about the bytes that it accounts for."""
     large = [r for r in records if r.method == "torch" and r.bytes and (r.bytes.payload_sent or 0) >= LARGE_NBYTES and r.status == OK]

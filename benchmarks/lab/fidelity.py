@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
@@ -53,8 +54,6 @@ def _due(n: int, topology: Topology) -> Due:
 
 
 def _measure(template: Record, topology: Topology) -> Record:
-    from msgspec.structs import replace
-
     n = len(topology.regions)
     with open_lab(topology) as lab:
         found = measure(lab)

@@ -23,7 +23,7 @@ from benchmarks.suite.fleet import Enough
 from benchmarks.suite.link import Wanted
 from benchmarks.suite.options import complete, held, one_sentence, parse
 from benchmarks.suite.record import RESULTS, Record
-from benchmarks.suite.runs import end, run_all
+from benchmarks.suite.runs import end, not_measured, run_all
 from thinwire.comms.recipes import codec
 
 MB, MS = 1e6, 1e3
@@ -127,10 +127,8 @@ def main(argv: list[str] | None = None) -> None:
         records = held(options.results, "scaling") if options.show else measure(options, console)
     with complete(options.results):
         console.print(table(records))
-        for record in records:
-            if record.status != "ok":
-                reason = (record.reason or "").partition("\n")[0]
-                console.print(f"{record.label}: {record.status}: {reason}", markup=False, highlight=False)
+        for line in not_measured(records):
+            console.print(line, markup=False, highlight=False)
     if not options.show:
         end(records)
 

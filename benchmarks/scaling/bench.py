@@ -50,7 +50,6 @@ class Bench:
 
     def measure(self, row: Row, template: Record) -> Record:
         """One row; raises `RunError` when a worker failed."""
-        template = replace(template, made=Made.now())
         try:
             opened = self._open()
         except LabError as error:

@@ -1,6 +1,6 @@
 """Run what is due under a progress bar, one at a time; what fails is recorded as failed, and an interrupted suite goes on where it was."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.lab.namespaces import LabError
-from benchmarks.suite.record import FAILED, OK, VOID, Record, append, read, refuse_unwritable
+from benchmarks.suite.record import FAILED, OK, VOID, Made, Record, append, read, refuse_unwritable
 
 
 class RunError(RuntimeError):
@@ -54,12 +54,17 @@ def run_all(due: Iterable[Due], results: Path, console: Console, *, keep: bool) 
                     record = run.measure()
                 except (RunError, LabError, OSError) as error:
                     record = replace(run.template, status=FAILED, reason=str(error).strip())
-                made.append(append(results, record))
+                made.append(append(results, replace(record, made=Made.now())))  # the list of runs may be hours old
                 if record.status != OK:
                     first = (record.reason or "").splitlines() or [""]
                     progress.console.print(f"{run.title}: {record.status}: {first[0]}", markup=False, highlight=False)
             progress.advance(task)
     return made
+
+
+def not_measured(records: Sequence[Record]) -> list[str]:
+    """One line a run that failed, is absent or void, with the reason."""
+    return [f"{record.label}: {record.status}: {(record.reason or '').partition(chr(10))[0]}" for record in records if record.status != OK]
 
 
 def end(records: Iterable[Record]) -> None:

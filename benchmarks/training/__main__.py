@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks.lab.namespaces import LabError
 from benchmarks.lab.wan import Lab, Void, open_lab, open_loopback
 from benchmarks.suite.options import held, one_sentence, parse
-from benchmarks.suite.record import ABSENT, VOID, Made, Record
+from benchmarks.suite.record import ABSENT, VOID, Record
 from benchmarks.suite.runs import Due, end, run_all
 from benchmarks.training.launch import launch, template
 from benchmarks.training.methods import absent
@@ -41,11 +41,11 @@ def measure(run: Run, lab: Lab, timeout_s: float) -> Record:
     """One run over links that were measured just before; void when they are not what was asked."""
     missing = absent(run.setting.method)
     if missing:
-        return replace(template(run, lab), made=Made.now(), status=ABSENT, reason=missing)
+        return replace(template(run, lab), status=ABSENT, reason=missing)
     try:
         link = lab.verify()
     except Void as void:
-        return replace(template(run, lab), made=Made.now(), status=VOID, reason=str(void))
+        return replace(template(run, lab), status=VOID, reason=str(void))
     return replace(launch(run, lab, timeout_s=timeout_s), link=link)
 
 

@@ -92,7 +92,6 @@ def record_of(before: Record, seen: Sequence[Seen], lab: Lab) -> Record:
     )
     return replace(
         before,
-        made=Made.now(),
         numel=first.numel,
         bytes=moved,
         numbers={"loss": loss, "cpu_s": sum(worker.cpu_s for worker in seen) / n, "wall_s": wall_s} | ledger,

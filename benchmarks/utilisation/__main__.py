@@ -1,7 +1,7 @@
 """Compute utilisation: which share of the wall time members compute, over links x steps a round x codec x overlap x loss x TCP.
 
-    python -m benchmarks.utilisation                 55 points, about a quarter of an hour
-    python -m benchmarks.utilisation --quick         five points, about a minute
+    python -m benchmarks.utilisation                 51 points, 25 minutes
+    python -m benchmarks.utilisation --quick         five points, two minutes
     python -m benchmarks.utilisation --show
 
 Four regions with one optimizer each; the compute of a step is a declared sleep (20 ms), as four regions share the cores of one machine;
@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks.suite.fleet import Enough
 from benchmarks.suite.options import complete, held, one_sentence, parse
 from benchmarks.suite.record import OK, RESULTS, Record
-from benchmarks.suite.runs import end, run_all
+from benchmarks.suite.runs import end, not_measured, run_all
 from benchmarks.utilisation.bench import Bench
 from benchmarks.utilisation.points import PACE_MS, Point, full, quick
 
@@ -115,11 +115,8 @@ def main(argv: list[str] | None = None) -> None:
                 records = run_all(bench.due(options.points()), options.results, console, keep=options.keep)
     with complete(options.results):
         console.print(table(records))
-        for record in records:
-            if record.status != OK:
-                console.print(
-                    f"{record.label}: {record.status}: {(record.reason or '').partition(chr(10))[0]}", markup=False, highlight=False
-                )
+        for line in not_measured(records):
+            console.print(line, markup=False, highlight=False)
     if not options.show:
         end(records)
 

@@ -60,7 +60,6 @@ class Bench:
 
     def measure(self, point: Point, template: Record) -> Record:
         """One point; raises `RunError` when a worker failed, `LabError` when the links are gone: the next point gets new ones."""
-        template = replace(template, made=Made.now())
         if self.simulated and point.congestion != "cubic":
             return replace(template, status=ABSENT, reason=f"a simulated link knows no {point.congestion}: {self.simulated}")
         try:

@@ -18,14 +18,14 @@ from benchmarks.collectives.account import bandwidths, between, seconds, where_b
 from benchmarks.collectives.bench import Ask, Bench, made_of
 from benchmarks.collectives.parts import CodedRounds, numbers
 from benchmarks.collectives.rows import MB, Row, grid
-from benchmarks.collectives.show import bytes_moved, ledger_check, not_measured, speed
+from benchmarks.collectives.show import bytes_moved, ledger_check, speed
 from benchmarks.lab.namespaces import LabError
 from benchmarks.lab.wan import Lab, Place, Traffic, Void
 from benchmarks.suite.counters import Counts
 from benchmarks.suite.fleet import Seen
 from benchmarks.suite.link import Wanted
 from benchmarks.suite.record import Bytes, Percentiles, Record, read
-from benchmarks.suite.runs import RunError, run_all
+from benchmarks.suite.runs import RunError, not_measured, run_all
 from thinwire import LocalGroup
 
 PLACES = (Place("a", "10.0.0.1"), Place("b", "10.0.0.2"))
