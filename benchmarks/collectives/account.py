@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from statistics import fmean
 
 from benchmarks.collectives.parts import PHASES
 from benchmarks.collectives.rows import Row
 from benchmarks.lab.queueing import HEADER_NBYTES
-from benchmarks.lab.wan import Traffic
+from benchmarks.lab.wan import Lab, Traffic
+from benchmarks.suite.fleet import Seen
 from benchmarks.suite.record import Bytes, Percentiles
 
 LARGE_NBYTES = 1_000_000  # of payload a round: from here on the ledger has to explain the interface's bytes
@@ -40,6 +42,23 @@ def between(before: Sequence[Traffic], after: Sequence[Traffic]) -> Traffic:
     """What all regions together did meanwhile."""
     regions = [[b - a for a, b in zip(astuple(old), astuple(new), strict=True)] for old, new in zip(before, after, strict=True)]
     return Traffic(*map(sum, zip(*regions, strict=True)))
+
+
+def counted(seen: Seen, lab: Lab, members: int, *, payload: float, ledger: float | None) -> Bytes:
+    """A member's bytes of one round: `payload` and `ledger` as given, the rest from the kernel's counters and the relay's."""
+    counts, per = seen.counts[:members], seen.rounds * members
+    share = members if lab.share > 1 else 1
+    before, after = seen.traffic
+    wire = between(before[:members], after[:members]) if before and after else None
+    return Bytes(
+        payload_sent=payload,
+        ledger_sent=ledger,
+        interface_sent=fmean(each.sent for each in counts) / seen.rounds / share,
+        interface_received=fmean(each.received for each in counts) / seen.rounds / share,
+        wire_sent=wire.sent / per if wire else None,
+        wire_received=wire.received / per if wire else None,
+        counted_by=lab.counted_by,
+    )
 
 
 def where_bytes_went(moved: float, counted: Bytes, packets: float | None, wire: Traffic | None) -> dict[str, float | None]:

@@ -10,10 +10,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from benchmarks.collectives import account
 from benchmarks.collectives.account import bandwidths, between, seconds, where_bytes_went
 from benchmarks.collectives.rows import THREADS, Row
 from benchmarks.lab.namespaces import LabError
-from benchmarks.lab.wan import Lab, Traffic, Void
+from benchmarks.lab.wan import Lab, Void
 from benchmarks.suite.fleet import Enough, Fleet, Seen, start_here
 from benchmarks.suite.link import Opened, Wanted, open_fleet
 from benchmarks.suite.record import ABSENT, FAILED, OK, VOID, Asked, Bytes, Link, Made, Record
@@ -151,7 +152,7 @@ def made_of(row: Row, template: Record, seen: Seen, lab: Lab | None) -> Record:
     rounds = seen.rounds
     before, after = seen.traffic
     wire = between(before[: row.members], after[: row.members]) if before and after else None
-    counted = _bytes(row, members, seen, wire, lab)
+    counted = _bytes(row, members, seen, lab)
     regions = lab is not None and lab.share == 1
     packets = fmean(counts.packets_sent for counts in seen.counts[: row.members]) / rounds if regions else None
     took = seconds([member["laps"] for member in members])
@@ -174,7 +175,7 @@ def made_of(row: Row, template: Record, seen: Seen, lab: Lab | None) -> Record:
     return replace(template, status=status, reason=reason, bytes=counted, seconds=took, numbers=numbers, checks=checks)
 
 
-def _bytes(row: Row, members: list[dict[str, Any]], seen: Seen, wire: Traffic | None, lab: Lab | None) -> Bytes:
+def _bytes(row: Row, members: list[dict[str, Any]], seen: Seen, lab: Lab | None) -> Bytes:
     """Of one round, mean over members."""
     rounds = seen.rounds
     ledger = fmean(member["ledger"] for member in members) / rounds or None
@@ -184,17 +185,7 @@ def _bytes(row: Row, members: list[dict[str, Any]], seen: Seen, wire: Traffic | 
         return Bytes(payload_sent=row.moved_nbytes, ledger_sent=ledger, wire_sent=sent, wire_received=received, counted_by=by)
     if lab is None or row.group == "local":
         return Bytes(payload_sent=row.moved_nbytes, ledger_sent=ledger)
-    counts = seen.counts[: row.members]
-    share = row.members if lab.share > 1 else 1
-    return Bytes(
-        payload_sent=row.moved_nbytes,
-        ledger_sent=ledger,
-        interface_sent=fmean(each.sent for each in counts) / rounds / share,
-        interface_received=fmean(each.received for each in counts) / rounds / share,
-        wire_sent=wire.sent / rounds / row.members if wire else None,
-        wire_received=wire.received / rounds / row.members if wire else None,
-        counted_by=lab.counted_by,
-    )
+    return account.counted(seen, lab, row.members, payload=row.moved_nbytes, ledger=ledger)
 
 
 def available_nbytes() -> int:

@@ -9,13 +9,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from benchmarks.collectives import account
 from benchmarks.collectives.account import between, where_bytes_went
 from benchmarks.lab.namespaces import LabError
 from benchmarks.lab.wan import Lab, Void
 from benchmarks.scaling.rows import GLOO, Row, crossing, gathered_nbytes, numel, payload_nbytes, ring_nbytes
 from benchmarks.suite.fleet import Enough, Seen
 from benchmarks.suite.link import Opened, Wanted, open_fleet
-from benchmarks.suite.record import ABSENT, FAILED, OK, VOID, Bytes, Made, Percentiles, Record
+from benchmarks.suite.record import ABSENT, FAILED, OK, VOID, Made, Percentiles, Record
 from benchmarks.suite.runs import Due, RunError
 
 WORKER = "benchmarks.scaling.worker"
@@ -95,16 +96,8 @@ def made_of(row: Row, template: Record, seen: Seen, lab: Lab) -> Record:
     wire = between(before[: row.peers], after[: row.peers]) if before and after else None
     payload, dense = payload_nbytes(row.method), 4 * template.numel
     moved = ring_nbytes(row.peers, dense) if row.method in (GLOO, "none") else gathered_nbytes(row.peers, payload)
-    share, per = row.peers if lab.share > 1 else 1, seen.rounds * row.peers
-    counted = Bytes(
-        payload_sent=moved,
-        ledger_sent=fmean(member["ledger"] for member in members) / seen.rounds or None,
-        interface_sent=fmean(each.sent for each in counts) / seen.rounds / share,
-        interface_received=fmean(each.received for each in counts) / seen.rounds / share,
-        wire_sent=wire.sent / per if wire else None,
-        wire_received=wire.received / per if wire else None,
-        counted_by=lab.counted_by,
-    )
+    ledger = fmean(member["ledger"] for member in members) / seen.rounds or None
+    counted = account.counted(seen, lab, row.peers, payload=moved, ledger=ledger)
     packets = fmean(each.packets_sent for each in counts) / seen.rounds if lab.share == 1 else None
     committed = min(len(member["seconds"]) for member in members)
     same = len({each["hash"] for each in seen.checked[: row.peers]}) == 1

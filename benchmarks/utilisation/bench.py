@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from benchmarks.collectives.account import between
+from benchmarks.collectives import account
 from benchmarks.lab.namespaces import LabError
 from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import Lab, Void, open_lab
@@ -141,14 +141,4 @@ def _bytes(members: list[dict[str, Any]], seen: Seen, lab: Lab | None) -> Bytes:
         sent, received = (fmean(each["wire"][way] for each in seen.checked[0]) / rounds for way in (0, 1))
         by = "simulated: packets of 1500 bytes, counted by no kernel"
         return Bytes(payload_sent=payload, ledger_sent=ledger, wire_sent=sent, wire_received=received, counted_by=by)
-    before, after = seen.traffic
-    wire = between(before, after)
-    return Bytes(
-        payload_sent=payload,
-        ledger_sent=ledger,
-        interface_sent=fmean(each.sent for each in seen.counts) / rounds,
-        interface_received=fmean(each.received for each in seen.counts) / rounds,
-        wire_sent=wire.sent / rounds / len(members),
-        wire_received=wire.received / rounds / len(members),
-        counted_by=lab.counted_by,
-    )
+    return account.counted(seen, lab, len(members), payload=payload, ledger=ledger)
