@@ -1,0 +1,1 @@
+"""The swarm: elastic, serverless training over a hivemind DHT."""

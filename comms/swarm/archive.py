@@ -1,0 +1,143 @@
+"""Decisions: those that are known and wait for their payloads, those that are done, and catching up with others."""
+
+from collections.abc import Iterable
+
+from thinwire.comms.swarm.decision import Decision, Value, decide
+from thinwire.comms.swarm.effects import Decided, Rejoin, Want
+from thinwire.comms.swarm.messages import CatchUp, Ruling, Rulings, fit
+from thinwire.comms.swarm.payloads import Payloads
+from thinwire.comms.swarm.seat import Seat
+from thinwire.comms.swarm.view import Key, Slot, View, following
+
+KEPT = 256  # decisions
+AHEAD = 256  # decisions that may wait for payloads
+MAX_HOLDERS = 16
+
+
+class Archive:
+    """What this member knows to be decided in its lineage."""
+
+    def __init__(self, seat: Seat, payloads: Payloads) -> None:
+        self._seat, self._payloads = seat, payloads
+        self.decisions: dict[Slot, Decision] = {}
+        self._waiting: dict[Slot, Decision] = {}
+        self._stuck = 0.0
+
+    def clear(self) -> None:
+        """Another lineage begins: what was decided in the old one and is not done counts no more."""
+        self._waiting = {}
+        self._seat.disarm("want")
+
+    @property
+    def behind(self) -> bool:
+        """Whether a decision waits for its payloads."""
+        return bool(self._waiting)
+
+    def _end(self) -> tuple[Slot, View, bytes, int]:
+        """What follows on the last decision known."""
+        if not self._waiting:
+            return self._seat.slot, self._seat.view, self._seat.chain, self._seat.work
+        last = next(reversed(self._waiting.values()))
+        return following(last.slot, self._seat.fragments), last.view, last.chain, last.work
+
+    @property
+    def next_unknown(self) -> Slot:
+        """The first slot whose decision this member does not know."""
+        return self._end()[0]
+
+    def learn(self, value: Value, ballot: int, chain: bytes | None = None) -> bool:
+        """The next decision, as a value of a quorum or as told with its `chain`; whether it follows on what is known here."""
+        slot, view, before, work = self._end()
+        if len(self._waiting) >= AHEAD or value.why_not(view):
+            return False
+        decision = decide(view, slot, value, chain=before, work=work, ballot=ballot)
+        if chain is not None and decision.chain != chain:
+            return False
+        self._waiting[slot] = decision
+        return True
+
+    def apply(self, now: float) -> Decision | None:
+        """The next decision if its payloads are here; else they are wanted."""
+        decision = self._waiting.get(self._seat.slot)
+        if decision is None:
+            return None
+        if "want" in self._seat.due and self._lacks(decision):
+            return None
+        if not self._want(decision):
+            del self._waiting[decision.slot]
+            self._seat.disarm("want")
+            self.decisions[decision.slot] = decision
+            if len(self.decisions) > KEPT:
+                del self.decisions[next(iter(self.decisions))]
+            self._tell(decision)
+            return decision
+        self._stuck = now + self._seat.timing.stuck_s
+        self._seat.arm("want", now + self._seat.timing.want_s)
+        return None
+
+    def _lacks(self, decision: Decision) -> bool:
+        held = self._payloads.desk(decision.slot).held
+        return any(counted[:2] not in held for counted in decision.counted)
+
+    def want_again(self, now: float) -> None:
+        """Payloads are still not here."""
+        decision = self._waiting.get(self._seat.slot)
+        if decision is not None:
+            if now >= self._stuck:
+                toward = tuple(key for key in self._seat.others if self._seat.peers.up(key))
+                self._seat.emit(Rejoin("nobody sends a payload that counts", toward))
+            self._seat.arm("want", now + self._seat.timing.want_s)
+            self._want(decision)
+
+    def _want(self, decision: Decision) -> bool:
+        """Ask for the payloads that are not here; whether there are any."""
+        held = self._payloads.desk(decision.slot).held
+        missing = [counted for counted in decision.counted if counted[:2] not in held]
+        want(self._seat, decision.slot, missing, ())
+        return bool(missing)
+
+    def _tell(self, decision: Decision) -> None:
+        counted = {key: digest for key, digest, _ in decision.counted}
+        self._seat.record(
+            "commit", round=decision.slot.round, fragment=decision.slot.fragment, ballot=decision.ballot, counted=counted,
+            skipped=decision.skipped, members=list(decision.members), chain=decision.chain,
+        )  # fmt: skip
+        self._seat.emit(Decided(decision))
+
+    # -- others ------------------------------------------------------------------------------------------------------------------
+
+    def ask(self, peer: Key) -> None:
+        """Let a peer tell what this member has missed."""
+        self._seat.send((peer,), CatchUp(self._seat.epoch, self.next_unknown))
+
+    def on_catch_up(self, peer: Key, message: CatchUp) -> None:
+        """A peer asks for decisions."""
+        if message.slot >= self.next_unknown:
+            return
+        epoch, slot, found = self._seat.epoch, message.slot, []
+        known = self.decisions | self._waiting
+        while (decision := known.get(slot)) is not None and decision.epoch.digest == epoch:
+            found.append(Ruling(slot, decision.ballot, decision.value, decision.chain))
+            slot = following(slot, self._seat.fragments)
+        self._seat.send((peer,), Rulings(epoch, fit(found)))
+
+    def on_rulings(self, peer: Key, message: Rulings) -> None:
+        """A member tells what was decided."""
+        if not message.rulings:
+            peer_slot = getattr(self._seat.peers.get(peer), "slot", None)
+            if peer_slot is not None and peer_slot > self.next_unknown:
+                self._seat.emit(Rejoin("what this member has missed is no longer kept", (peer,)))
+            return
+        for ruling in message.rulings:
+            if ruling.slot == self.next_unknown and not self.learn(ruling.value, ruling.ballot, ruling.chain):
+                self._seat.refuse("chain")
+                return
+
+
+def want(seat: Seat, slot: Slot, missing: Iterable[tuple[Key, bytes, int]], first: tuple[Key, ...]) -> None:
+    """Ask for payloads: of their owners, then of `first`, then of the other members."""
+    up = [key for key in seat.others if seat.peers.up(key)]
+    for key, digest, nbytes in missing:
+        likely = dict.fromkeys((key, *first, *up))
+        holders = [k for k in likely if k != seat.me and seat.peers.up(k)]
+        seat.emit(Want(slot, key, digest, nbytes, tuple(holders[:MAX_HOLDERS])))

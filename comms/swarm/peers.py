@@ -1,0 +1,83 @@
+"""Who is there: links, signs of life, and which incarnation speaks. A table with a bound, whatever is announced."""
+
+from dataclasses import dataclass
+
+from thinwire.comms.swarm.view import Key, Nonce, Slot
+
+MAX_PEERS = 4096
+
+
+@dataclass(slots=True)
+class Peer:
+    """What is known of another process."""
+
+    heard: float  # at
+    beat: float | None = None  # at
+    nonce: Nonce | None = None  # of the incarnation that spoke last
+    link: bool = True
+    silent: bool = False
+    left: Nonce | None = None  # the incarnation that has said that it leaves
+    elsewhere: bool = False  # in another lineage
+    slot: Slot | None = None  # that it decides next
+    unfit: Slot | None = None  # the slot that it says it cannot lead, for want of a quorum
+    bound: bool = False  # its incarnation has spoken since the link stands
+
+    @property
+    def up(self) -> bool:
+        """Whether it can be talked to."""
+        return self.link and not self.silent
+
+
+class Peers:
+    """All others that this member has a link to or knows of."""
+
+    def __init__(self) -> None:
+        self._peers: dict[Key, Peer] = {}
+
+    def get(self, key: Key) -> Peer | None:
+        """What is known of `key`."""
+        return self._peers.get(key)
+
+    def find(self, key: Key, now: float) -> Peer | None:
+        """The same, begun if there is room; None: the table is full of peers that are up."""
+        peer = self._peers.get(key)
+        if peer is None:
+            if len(self._peers) >= MAX_PEERS and not self._make_room():
+                return None
+            peer = self._peers[key] = Peer(now)
+        return peer
+
+    def up(self, key: Key) -> bool:
+        """Whether a peer can be talked to."""
+        peer = self._peers.get(key)
+        return peer is not None and peer.up
+
+    def linked(self, key: Key) -> bool:
+        """Whether a peer has a link, silent or not."""
+        peer = self._peers.get(key)
+        return peer is not None and peer.link
+
+    def connected(self) -> list[Key]:
+        """All that have a link, in the order of their keys."""
+        return sorted(key for key, peer in self._peers.items() if peer.link)
+
+    def excuse(self, seconds: float) -> None:
+        """This process itself has stood still for so long: nobody else is to blame."""
+        for peer in self._peers.values():
+            peer.heard += seconds
+            peer.beat = None
+
+    def forget(self, keep: set[Key]) -> None:
+        """Drop those without a link, but for some."""
+        for key in [key for key, peer in self._peers.items() if not peer.link and key not in keep]:
+            del self._peers[key]
+
+    def _make_room(self) -> bool:
+        gone = next((key for key, peer in self._peers.items() if not peer.link), None)
+        if gone is not None:
+            del self._peers[gone]
+        return gone is not None
+
+    def items(self) -> list[tuple[Key, Peer]]:
+        """Everybody."""
+        return list(self._peers.items())
