@@ -59,7 +59,7 @@ class Synchronised(Member):
         self._replicas = []
         self._engine = self._group = self._flight = self._pending = None
         self._entrance = Entrance(self)
-        self._late = self._begun = self._closed = self._refused = self._warned_alone = False
+        self._late = self._saving = self._begun = self._closed = self._refused = self._warned_alone = False
         checks.dtypes(self._named_parameters())
 
     # -- what a user sees ------------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class Synchronised(Member):
         if aloft:
             clock = self._clock_aloft()
         else:
-            self._finish()
+            self._finish(saving=True)
         for pre in self._optimizer_state_dict_pre_hooks.values():
             pre(self)
         saved = self._inner_state_dict()
@@ -188,7 +188,7 @@ class Synchronised(Member):
         of undelivered work, unless the group has gone on since it was saved.
         """
         if self._is_decided(self._group.patience_s if self._group else 0.0):
-            self._finish()
+            self._finish(saving=True)
         self._drop_flight()
         self._entrance.retire()
         for pre in self._optimizer_load_state_dict_pre_hooks.values():

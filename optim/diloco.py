@@ -241,7 +241,7 @@ class DiLoCo(Synchronised):
             for replica, message in zip(self._replicas, messages, strict=True):
                 replica.keep(message.kept)
         since = self._clock.window if idle else self._clock.steps - before
-        if self._clock.behind and (leaving or idle or since >= self._overlap):  # else a checkpoint has asked for the outcome early
+        if self._clock.behind and not self._saving:
             self._follow()
         if (
             outcome.updates is not None or outcome.all_leaving or self._group.elastic

@@ -47,6 +47,7 @@ class Member(Optimizer):
     _pending: Pending | None  # what it waits for
     _launched: int  # the steps of this member when it began
     _late: bool  # a step has stopped waiting for it
+    _saving: bool  # a checkpoint ends it: the weights may be saved already
     _begun: bool
     _closed: bool
     _refused: bool
@@ -205,9 +206,10 @@ class Member(Optimizer):
 
     @_disable_dynamo(recursive=True)
     @torch.no_grad()
-    def _finish(self) -> Outcome | None:
-        """End the round under way; None when it failed for everybody, or there is none."""
+    def _finish(self, *, saving: bool = False) -> Outcome | None:
+        """End the round under way; None when it failed for everybody, or there is none. While `saving` no weight moves."""
         flight, outcome, self._flight = self._flight, None, None
+        self._saving = saving
         try:
             while flight is not None:
                 next(flight)
