@@ -1,1 +1,1 @@
-"""The swarm: elastic, serverless training over a hivemind DHT."""
+"""A swarm: members that come and go, found through a hivemind DHT, with replicas that stay identical bit for bit."""
