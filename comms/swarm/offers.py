@@ -22,11 +22,12 @@ KEPT_NBYTES = 256 << 20  # beyond it only the newest state is kept
 
 @dataclass(frozen=True)
 class Offer:
-    """A packed state: its manifest as bytes, and the digests of its chunks, each named once."""
+    """A packed state: its manifest, the blob that holds it, this member's own numbers, and the digests of its chunks, each once."""
 
     manifest: Manifest
-    encoded: bytes
+    meta: bytes
     digest: bytes
+    nbytes: int
     chunks: tuple[bytes, ...]
 
 
@@ -71,19 +72,19 @@ class Offers:
         self._busy = self._pool.submit(self._pack, latest)
 
     def _pack(self, snapshot: Snapshot) -> None:
-        with snapshot.hold() as still:
-            if not still:  # its round is over: the next one is offered soon
-                return
-            made: dict[bytes, None] = {}
+        copy = snapshot.copy()
+        if copy is None:  # its round is over: the next one is offered soon
+            return
+        made: dict[bytes, None] = {}
 
-            def keep(piece: bytes) -> bytes:
-                digest = self._add(piece)
-                made[digest] = None
-                return digest
+        def keep(piece: bytes) -> bytes:
+            digest = self._add(piece)
+            made[digest] = None
+            return digest
 
-            manifest = pack(snapshot, keep)
+        manifest = pack(copy, keep)
         encoded = msgspec.msgpack.encode(manifest)
-        self._packed[snapshot.round] = Offer(manifest, encoded, self._add(encoded), tuple(made))
+        self._packed[snapshot.round] = Offer(manifest, copy.meta, self._add(encoded), len(encoded), tuple(made))
         self._forget()
 
     def _forget(self) -> None:

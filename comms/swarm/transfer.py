@@ -1,11 +1,12 @@
 """The state of a run as a newcomer gets it: content-addressed chunks, from several holders at once, in the smallest form that is exact.
 
     manifest = pack(snapshot, keep)        keep(bytes) -> sha256 of a chunk; members with the same state make the same manifest
-    snapshot = await unpack(manifest, get) get(digest, nbytes) -> bytes
+    snapshot = await unpack(manifest, meta, get)   get(digest, nbytes) -> bytes
 
 A tensor of zeros takes nothing; float32 whose lower halves are all zero travels as bfloat16. Everything else is raw little-endian.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -18,7 +19,6 @@ from thinwire.comms.wire import WireError, bytes_of
 
 CHUNK_NBYTES = 4 << 20
 MANIFEST_NBYTES = 16 << 20
-META_NBYTES = 1 << 20
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
 
 
@@ -40,10 +40,9 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, array_like=True):
-    """The whole state after the round before `round`; equal on all members that hold the same state."""
+    """The whole agreed state before `round` is decided; the same on all members. What is a member's own travels beside it."""
 
     round: int
-    meta: bytes
     parts: tuple[Part, ...]
 
     def digest(self) -> bytes:
@@ -64,7 +63,7 @@ def pack(snapshot: Snapshot, keep: Callable[[bytes], bytes]) -> Manifest:
         raw = bytes_of(coded) if coded.numel() else memoryview(b"")
         chunks = tuple(Chunk(keep(bytes(piece)), len(piece)) for piece in _pieces(raw))
         parts.append(Part(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), coding, chunks))
-    return Manifest(snapshot.round, snapshot.meta, tuple(parts))
+    return Manifest(snapshot.round, tuple(parts))
 
 
 def read_manifest(data: bytes, expected: Snapshot) -> Manifest:
@@ -76,8 +75,8 @@ def read_manifest(data: bytes, expected: Snapshot) -> Manifest:
         manifest = msgspec.msgpack.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireError(f"manifest of the state is unreadable: {error}") from None
-    if len(manifest.meta) > META_NBYTES or manifest.round < 0:
-        raise WireError(f"manifest of the state: round {manifest.round}, {len(manifest.meta)} bytes of meta data")
+    if manifest.round < 0:
+        raise WireError(f"manifest of the state: round {manifest.round}")
     theirs = [(part.name, part.dtype, part.shape) for part in manifest.parts]
     ours = [(name, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in expected.tensors.items()]
     if theirs != ours:
@@ -91,23 +90,24 @@ def read_manifest(data: bytes, expected: Snapshot) -> Manifest:
     return manifest
 
 
-async def unpack(manifest: Manifest, get: Callable[[bytes, int], Awaitable[bytes]]) -> Snapshot:
+async def unpack(manifest: Manifest, meta: bytes, get: Callable[[bytes, int], Awaitable[bytes]]) -> Snapshot:
     """The snapshot of a manifest that `read_manifest` has passed; `get` checks each chunk's hash."""
     tensors = {}
     for part in manifest.parts:
         dtype = _DTYPES[part.dtype]
         coded = torch.empty(_coded_nbytes(part), dtype=torch.uint8)
+        came = await asyncio.gather(*(get(chunk.digest, chunk.nbytes) for chunk in part.chunks))
         at = 0
-        for chunk in part.chunks:
-            coded[at : at + chunk.nbytes] = torch.frombuffer(bytearray(await get(chunk.digest, chunk.nbytes)), dtype=torch.uint8)
-            at += chunk.nbytes
+        for data in came:
+            bytes_of(coded)[at : at + len(data)] = data
+            at += len(data)
         if part.coding == "zero":
             tensors[part.name] = torch.zeros(part.shape, dtype=dtype)
         elif part.coding == "halves":
             tensors[part.name] = coded.view(torch.bfloat16).to(torch.float32).view(part.shape)
         else:
             tensors[part.name] = coded.view(dtype).view(part.shape)
-    return Snapshot(manifest.round, tensors, manifest.meta)
+    return Snapshot(manifest.round, tensors, meta)
 
 
 def _coded(tensor: Tensor) -> tuple[str, Tensor]:

@@ -1,0 +1,438 @@
+"""`SwarmGroup`: a group whose members come and go, found through a DHT, with rounds that all of them decide alike or not at all.
+
+    opt = thinwire.DiLoCo(opt, group=SwarmGroup("my run"))                                     founds a run
+    opt = thinwire.DiLoCo(opt, group=SwarmGroup("my run", initial_peers=["/ip4/..."]))         joins it
+
+The event loop (driver, machine, transport) decides rounds; the courier of the group waits for them; the training loop waits for neither
+longer than `patience_s`.
+"""
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from thinwire.comms.door import Door, RefusedError, Snapshot
+from thinwire.comms.group import Group, Job, Pending
+from thinwire.comms.rounds import Arrivals, Outcome, TransportError
+from thinwire.comms.swarm.blobs import Blob
+from thinwire.comms.swarm.driver import Driver, Settled
+from thinwire.comms.swarm.entry import Doorkeeper, Fate, Found, ask_at_doors
+from thinwire.comms.swarm.envelope import Envelopes
+from thinwire.comms.swarm.history import History
+from thinwire.comms.swarm.identity import Identity
+from thinwire.comms.swarm.loop import LoopThread
+from thinwire.comms.swarm.offers import Offers
+from thinwire.comms.swarm.sealed import number_of
+from thinwire.comms.swarm.status import QUESTION, Status, encode
+from thinwire.comms.swarm.transport import PeerError, Transport
+from thinwire.comms.swarm.view import Key, Slot
+from thinwire.comms.wire import bytes_of, peek
+
+log = logging.getLogger("thinwire")
+
+FOREVER_S = 1e9  # a round has no deadline of its own: who has waited long enough goes on training
+ANNOUNCE_S = 20.0
+LONELY_S = 5.0  # looking for members before a run is founded though peers were named
+AGAIN_S = 0.1
+
+
+@dataclass
+class _SwarmLink:
+    """One round: a single all-gather whose outcome the swarm decides."""
+
+    group: "SwarmGroup"
+    members: tuple[int, ...] = ()
+    sharded: bool = False
+
+    @property
+    def rank(self) -> int:
+        return self.group.rank
+
+    def all_gather(self, message: Tensor) -> Arrivals:
+        header = peek(message)
+        assert header is not None
+        settled = self.group._decide(Slot(header.key.round, header.key.fragment), self.group._post(message))
+        arrivals: dict[int, Tensor | str] = {number_of(key): why for key, why in settled.decision.skipped.items()}
+        arrivals |= {number_of(key): frame for key, frame in settled.frames.items()}
+        self.members = tuple(sorted(arrivals))
+        return {member: arrivals[member] for member in self.members}
+
+    def all_to_all(self, messages: Tensor) -> Arrivals:
+        raise NotImplementedError("a swarm decides about whole payloads")
+
+
+class Astray(Exception):
+    """The group has gone on without this member."""
+
+
+class SwarmGroup(Group):
+    """A member of the run `run_id`; without `initial_peers` it founds it.
+
+    - `initial_peers`: multiaddrs of any members or of `thinwire serve`.
+    - `identity`: an `Identity`, or the file of one (made when absent); by default a new one for this process.
+    - `trust`: "lan" (any key, signed), "federation" (only `allowed` keys), "open".
+    - `listen`, `announce`: multiaddrs to listen on and to tell others.
+    - `history`: a folder for what this member did (`thinwire verify`).
+    - `split`: what is left of a group without a quorum goes on alone ("continue") or waits ("wait").
+
+    >>> from thinwire.comms.swarm import SwarmGroup                                  # doctest: +SKIP
+    >>> group = SwarmGroup("my run", initial_peers=["/ip4/10.0.0.1/tcp/7000/p2p/12D3..."])  # doctest: +SKIP
+    >>> opt = thinwire.DiLoCo(torch.optim.AdamW(model.parameters()), group=group)    # doctest: +SKIP
+    """
+
+    elastic = True
+
+    def __init__(
+        self,
+        run_id: str,
+        initial_peers: Sequence[str] | None = None,
+        *,
+        identity: Identity | str | Path | None = None,
+        trust: str = "lan",
+        allowed: Collection[Key] = (),
+        listen: Sequence[str] = ("/ip4/0.0.0.0/tcp/0",),
+        announce: Sequence[str] = (),
+        history: str | Path | None = None,
+        split: str = "continue",
+        transport: Callable[[Identity], Transport] | None = None,
+    ) -> None:
+        if trust not in ("lan", "federation", "open"):
+            raise ValueError(f"trust is {trust!r}; one of lan, federation, open")
+        if trust == "federation" and not allowed:
+            raise ValueError("trust='federation' needs the keys that may take part: allowed=[...] (thinwire keygen prints a member's)")
+        self.identity = identity if isinstance(identity, Identity) else Identity.load_or_create(identity) if identity else Identity.generate()
+        super().__init__(
+            number_of(self.identity.key), (number_of(self.identity.key),), run=xxhash.xxh3_64_intdigest(run_id), timeout_s=FOREVER_S
+        )
+        self.run_id, self.trust = run_id, trust
+        self._allowed = frozenset(allowed) | {self.identity.key} if trust == "federation" else None
+        self._founds = initial_peers is None
+        self._split, self._history_folder = split, history
+        self._loop = LoopThread(f"thinwire-swarm-{self.rank}")
+        if transport is None:
+            from thinwire.comms.swarm.node import Node
+
+            self._transport: Transport = Node(
+                self.identity, initial_peers=tuple(initial_peers or ()), listen=tuple(listen), announce=tuple(announce)
+            )
+        else:
+            self._transport = transport(self.identity)
+        self._offers = Offers(self._keep, self._drop)
+        self._news = threading.Condition()
+        self._settled: dict[Slot, Settled] = {}
+        self._driver: Driver | None = None
+        self._doorkeeper: Doorkeeper | None = None
+        self._journal: History | None = None
+        self._plan = 0
+        self._applied = 0
+        self._state = ""
+        self._loss: float | None = None
+        self._began = time.monotonic()
+        self._started_transport = False
+        self._background: list[Any] = []
+
+    # -- what an elastic group has -------------------------------------------------------------------------------------------------
+
+    @property
+    def patience_s(self) -> float:
+        return self._driver.machine.patience_s() if self._driver is not None else 0.0
+
+    def enter(self, door: Door) -> None:
+        """Found the run or join it; blocks until this member holds the state of the others.
+
+        Raises `RefusedError` when the members refuse this one, with the first difference.
+        """
+        if not self._started_transport:
+            self._loop.submit(self._open()).result()
+            self._started_transport = True
+        self._plan = xxhash.xxh3_64_intdigest("\n".join(door.lines))
+        self._come_in(door, "join")
+
+    def rejoin(self, door: Door) -> None:
+        """Take the state of the others once more, in a new incarnation."""
+        self._loop.submit(self._end_driver()).result()
+        self._come_in(door, "rejoin")
+
+    def is_ahead(self, round: int) -> bool:
+        return self._driver is not None and Slot(round) < self._driver.machine.next_slot
+
+    def offer(self, snapshot: Snapshot) -> None:
+        if self._journal is not None and snapshot.round == self._applied + 1:
+            self._tell_applied(snapshot)
+        self._applied = snapshot.round
+        self._offers.put(snapshot)
+
+    def tell(self, *, loss: float) -> None:
+        """What `thinwire status` shows as this member's loss."""
+        self._loss = float(loss)
+
+    def addresses(self) -> list[str]:
+        """Where this member is reached; for the `initial_peers` of others."""
+        return self._transport.addresses()
+
+    # -- entering ------------------------------------------------------------------------------------------------------------------
+
+    def _come_in(self, door: Door, kind: str) -> None:
+        mine = door.snapshot()
+        found = None
+        if kind == "rejoin" or not self._founds:
+            found = self._loop.submit(self._seek(door.lines, mine, patient=kind == "rejoin")).result()
+        if found is not None:
+            door.adopt(found.snapshot)
+            mine = door.snapshot()
+        nonce = secrets.token_bytes(8)
+        with self._news:
+            self._settled.clear()
+            self.astray = None
+        self._applied = mine.round
+        if self._history_folder is not None:
+            self._journal = History(self._history_folder, member=self.identity.key, nonce=nonce)
+            self._state = _hash_of(mine)
+            epoch = found.standing.epoch if found is not None else b""
+            self._journal.append(kind, digest=epoch, round=mine.round, after=self._state)
+        self._offers.put(mine)
+        self._loop.submit(self._begin_driver(found, nonce, door.lines, mine.round)).result()
+
+    async def _open(self) -> None:
+        await self._transport.start()
+        self._transport.serve[QUESTION] = self._tell_status
+        task = asyncio.get_running_loop().create_task(self._keep_announced())
+        self._background.append(task)
+
+    async def _seek(self, lines: Sequence[str], expected: Snapshot, *, patient: bool) -> Found | None:
+        """The state of the run, or None when nobody is there."""
+        began, told = time.monotonic(), False
+        doors: dict[Key, tuple[str, ...]] = {}
+        asked_s = -1.0
+        while True:
+            if time.monotonic() - asked_s > 2.0:
+                doors |= await self._announced()
+                asked_s = time.monotonic()
+            if self._driver is not None:
+                doors |= {key: () for key in self._driver.machine.view.members if key != self.identity.key}
+            for key, addresses in doors.items():
+                self._transport.connect(key, addresses)
+            found = await ask_at_doors(self._transport, doors, lines, expected, alone_is_enough=time.monotonic() - began > 10.0)
+            if found is not None:
+                return found
+            waited = time.monotonic() - began
+            if not doors and waited > LONELY_S:
+                return None
+            if waited > LONELY_S and not told:
+                told = True
+                log.warning("members of %r are announced, but none lets this one in yet: trying on", self.run_id)
+            if patient and waited > 60.0:
+                return None
+            await asyncio.sleep(AGAIN_S)
+
+    async def _announced(self) -> dict[Key, tuple[str, ...]]:
+        try:
+            records = await self._transport.lookup(self.run_id)
+        except PeerError as error:
+            log.debug("notice board: %s", error)
+            return {}
+        return {key: tuple(record.decode(errors="replace").split("\n")) for key, record in records.items() if key != self.identity.key}
+
+    async def _begin_driver(self, found: Found | None, nonce: bytes, lines: Sequence[str], round: int) -> None:
+        driver = Driver(
+            self._transport,
+            self.identity,
+            nonce,
+            run=self._run,
+            plan=self._plan,
+            split=self._split,
+            envelopes=Envelopes(self.identity, nonce, self._run, trust=self.trust, allowed=self._allowed or ()),
+            journal=self._journal,
+            on_settled=self._on_settled,
+            on_astray=self._on_astray,
+        )
+        if self._doorkeeper is None:
+            self._doorkeeper = Doorkeeper(self._transport, lines, self._offers, self._allowed)
+        self._driver = self._doorkeeper.driver = driver
+        if found is None:
+            driver.found(Slot(round))
+        else:
+            self._doorkeeper.addresses |= found.addresses
+            for key in found.standing.members:
+                if key != self.identity.key:
+                    self._transport.connect(key, found.addresses.get(key, ()))
+            driver.follow(found.standing)
+        await self._announce()
+
+    async def _end_driver(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
+
+    async def _announce(self) -> None:
+        try:
+            await self._transport.announce(self.run_id, "\n".join(self._transport.addresses()[:4]).encode()[:900])
+        except PeerError as error:
+            log.debug("notice board: %s", error)
+
+    async def _keep_announced(self) -> None:
+        """Be found by newcomers, and find those who founded the same run elsewhere."""
+        while True:
+            await asyncio.sleep(ANNOUNCE_S)
+            if self._driver is not None:
+                await self._announce()
+                for key, addresses in list((await self._announced()).items())[:32]:
+                    if not self._transport.is_up(key):
+                        self._transport.connect(key, addresses)
+
+    # -- a round -------------------------------------------------------------------------------------------------------------------
+
+    def _settle(self, job: Job, deadline: float) -> Outcome[Any]:
+        link = _SwarmLink(self)
+        sent, received = self._transport.sent_nbytes, self._transport.received_nbytes
+        try:
+            outcome = job.attempt(link)
+        except Astray as error:
+            if isinstance(job.pending, Pending):
+                job.pending.delivered = bool(error.args[1])
+            return Outcome(None, str(error.args[0]))
+        finally:
+            self.sent_nbytes += self._transport.sent_nbytes - sent
+            self.received_nbytes += self._transport.received_nbytes - received
+        return replace(outcome, members=link.members, missing={})
+
+    def _decide(self, slot: Slot, message: Tensor) -> Settled:
+        """Bring a frame, and wait until its slot is decided."""
+        if self._driver is None:
+            raise TransportError("this member has not entered the run")
+        frame = bytes(bytes_of(message))
+        if self._journal is not None:
+            self._journal.append("begin", round=slot.round, fragment=slot.fragment, before=self._state)
+        self._loop.call(self._driver.start, slot, frame)
+        with self._news:
+            while slot not in self._settled:
+                if self._left:
+                    raise TransportError("this member has left the group")
+                if self.astray is not None:
+                    raise Astray(self.astray, self._delivered)
+                if slot < self._driver.machine.next_slot and slot not in self._driver.settled:
+                    self.astray, self._delivered = "the group is too far ahead", False
+                    continue
+                self._news.wait(1.0)
+            for old in [kept for kept in self._settled if kept < slot]:
+                del self._settled[old]
+            return self._settled[slot]
+
+    _delivered = False
+
+    def _on_settled(self, settled: Settled) -> None:
+        with self._news:
+            self._settled[settled.decision.slot] = settled
+            while len(self._settled) > 256:
+                del self._settled[next(iter(self._settled))]
+            self._news.notify_all()
+
+    def _on_astray(self, why: str) -> None:
+        self._background.append(asyncio.get_running_loop().create_task(self._go_astray(why)))
+
+    async def _go_astray(self, why: str) -> None:
+        delivered = await self._was_counted()
+        with self._news:
+            self.astray, self._delivered = why, delivered
+            self._news.notify_all()
+        log.warning("member %d: %s; it re-joins before its next round", self.rank, why)
+
+    async def _was_counted(self) -> bool:
+        """Whether the group has counted this member's last payload, as far as anybody there knows."""
+        driver = self._driver
+        own = driver.own if driver is not None else None
+        if driver is None or own is None:
+            return False
+        import msgspec
+
+        for key in [k for k in driver.machine.view.members if k != self.identity.key and self._transport.is_up(k)][:3]:
+            try:
+                answer = await self._transport.ask(key, "fate", msgspec.msgpack.encode(Fate(*own)))
+            except PeerError:
+                continue
+            if answer in (b"yes", b"no"):
+                return answer == b"yes"
+        return False
+
+    # -- what others may have ------------------------------------------------------------------------------------------------------
+
+    def _keep(self, piece: bytes) -> bytes:
+        blob = Blob.of(piece)
+        self._loop.call(self._transport.blobs.put, blob)
+        return blob.digest
+
+    def _drop(self, digest: bytes) -> None:
+        self._loop.call(self._transport.blobs.drop, digest)
+
+    async def _tell_status(self, peer: Key, request: bytes) -> bytes:
+        machine = self._driver.machine if self._driver is not None else None
+        transport = self._transport
+        return encode(
+            Status(
+                round=machine.next_slot.round if machine else 0,
+                applied=self._applied,
+                epoch=machine.epoch.hex()[:8] if machine else "",
+                state="member" if machine and machine.is_member else "joining",
+                members=len(machine.view.members) if machine else 0,
+                loss=self._loss,
+                sent=transport.sent_nbytes,
+                received=transport.received_nbytes,
+                rejected=transport.refused.total() + (machine.counts.total() if machine else 0),
+                uptime_s=time.monotonic() - self._began,
+            )
+        )
+
+    def _tell_applied(self, snapshot: Snapshot) -> None:
+        assert self._journal is not None
+        slot = Slot(self._applied)
+        settled = self._driver.settled.get(slot) if self._driver is not None else None
+        before, self._state = self._state, _hash_of(snapshot)
+        counted = {key: digest for key, digest, _ in settled.decision.counted} if settled else {}
+        digest = settled.decision.epoch.digest if settled else b""
+        self._journal.append("apply", round=slot.round, digest=digest, counted=counted, before=before, after=self._state)
+
+    # -- the end -------------------------------------------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        with self._news:
+            self._news.notify_all()
+        if self._started_transport:
+            try:
+                self._loop.submit(self._shut()).result(10.0)
+            except TimeoutError:
+                log.warning("member %d: the network did not close within 10 s", self.rank)
+        self._offers.close()
+        self._loop.close()
+        if self._journal is not None:
+            self._journal.close()
+
+    async def _shut(self) -> None:
+        for task in self._background:
+            task.cancel()
+        if self._driver is not None:
+            self._driver.leave()
+            await asyncio.sleep(0.02)  # for the word of leaving to go out
+            self._driver.close()
+        await self._transport.close()
+
+
+def _hash_of(snapshot: Snapshot) -> str:
+    """A hash of the whole agreed state, for the history."""
+    told = xxhash.xxh3_64(b"%d" % snapshot.round)
+    for name, tensor in sorted(snapshot.tensors.items()):
+        told.update(name)
+        if tensor.numel():
+            told.update(bytes_of(tensor.detach().cpu().reshape(-1)))
+    return told.hexdigest()
+
+
+__all__ = ["RefusedError", "SwarmGroup"]
