@@ -231,7 +231,7 @@ class Machine:
         peer = seat.peers.find(sender, now) if sender != seat.me else None
         if peer is None:
             seat.refuse("own key" if sender == seat.me else "too many peers")
-        elif peer.bound and peer.nonce != nonce:
+        elif peer.bound and peer.nonce not in (nonce, peer.left):
             seat.refuse("key in use")
         else:
             self._hear(peer, nonce, message, now)
@@ -289,7 +289,11 @@ class Machine:
         asked = self._lineage.consented
         if asked is not None and message.epoch == asked.epoch:  # who speaks in it knows that all have consented
             self._enter(self._lineage.on_begun(asked.epoch), now)
-        if message.epoch != seat.epoch:
+        if isinstance(message, Leave):
+            peer.left = nonce
+            self._observers.drop(sender)
+            self._changed(now)
+        elif message.epoch != seat.epoch:
             if isinstance(message, Beat):
                 self._lineage.meet(sender, message, now)
             else:
@@ -307,10 +311,6 @@ class Machine:
             self._observers.add(sender, nonce, message.slot)
             if message.slot < seat.slot:
                 self._archive.on_catch_up(sender, CatchUp(seat.epoch, message.slot))
-        elif isinstance(message, Leave):
-            peer.left = nonce
-            self._observers.drop(sender)
-            self._changed(now)
         elif not seat.view.has(sender, nonce):
             seat.refuse("no member")
         elif isinstance(message, Rulings):
