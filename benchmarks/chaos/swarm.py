@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from benchmarks.chaos.fleet import Fleet, Member, Work
-from benchmarks.chaos.net import Net
+from benchmarks.chaos.net import Places
 from benchmarks.chaos.watch import Watch
 
 BOOTSTRAP = "bootstrap"
@@ -29,7 +29,7 @@ class Swarm:
     work: Work
     specs: Specs
     bootstrap: Work | None = None
-    net: Net | None = None
+    net: Places | None = None
     extras: int = 6  # places for newcomers
     clock: Callable[[], float] = time.monotonic
     is_cut: bool = False

@@ -17,7 +17,6 @@ class Life:
         self._decided: At | None = None
         self._applied: At | None = None
         self._state = ""
-        self._left: Place | None = None
         self._sums: tuple[int, int] | None = (0, 0)
         self._epochs: dict[Slot, str] = {}  # of decided slots that are to be applied
 
@@ -37,8 +36,6 @@ class Life:
             self._still(place, event)
         elif event.kind == "begin":
             self._still(place, event)
-        elif event.kind == "leave":
-            self._left = place
         self._bytes(place, event)
 
     def _order(self, place: Place, event: Event) -> None:
@@ -51,8 +48,6 @@ class Life:
         if self._last:
             said = f"the clock of the process went back by {self._last[1] - event.mono:.3f} s"
             self._expect("whole", event.mono >= self._last[1], said, place, self._last[0])
-        if self._left and event.kind in ("join", "epoch", "begin", "commit", "apply", "skip", "rejoin"):
-            self._expect("whole", False, f"{event.kind} after it has left", place, self._left)
         self._seq, self._last = event.seq + 1, (place, event.mono)
 
     def _hole(self) -> None:

@@ -1,11 +1,17 @@
 """The chaos harness itself, with toy members that need no network: it strikes what the plan says, sees what it must, leaves nothing."""
 
 import os
+import subprocess
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from benchmarks.chaos.doom import Doom
 from benchmarks.chaos.faults import KINDS, LEADER_STATES, plan
 from benchmarks.chaos.fleet import MARK, Fleet, left_behind
 from benchmarks.chaos.run import Chaos, ChaosError
@@ -144,8 +150,6 @@ def test_a_script_that_fails_ends_the_run_with_its_traceback(tmp_path: Path) -> 
 
 
 def test_what_a_run_leaves_behind_is_found_by_its_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import subprocess
-
     mark = f"test-{os.getpid()}"
     assert left_behind(mark) == []
     process = subprocess.Popen(["sleep", "60"], env={MARK: mark})
@@ -155,3 +159,91 @@ def test_what_a_run_leaves_behind_is_found_by_its_mark(tmp_path: Path, monkeypat
         process.kill()
         process.wait()
     assert left_behind(mark) == []
+
+
+# -- the death of a leader -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Send:
+    to: tuple[str, ...]
+    message: object
+
+
+class Propose: ...
+
+
+class Accept: ...
+
+
+class Decided: ...
+
+
+class Machine:
+    """What a round machine looks like from outside; this one is about to lead round 7."""
+
+    is_member = True
+    next_slot = SimpleNamespace(round=7)
+
+    def __init__(self) -> None:
+        self._seat = SimpleNamespace(me=b"a")
+        self._round = SimpleNamespace(ballots=SimpleNamespace(leader=lambda ballot: b"a"))
+
+    def receive(self, sender: str, message: object) -> list[object]:
+        return [Decided()] if isinstance(message, Accept) else [Send(("x", "y", "z", "w"), Propose())]
+
+    def __getattr__(self, name: str) -> object:
+        if name in ("start", "holds", "up", "down", "tick", "leave"):
+            return lambda *_: []
+        raise AttributeError(name)
+
+
+class Killed(Exception):
+    pass
+
+
+def doomed(state: str, round: int = 7) -> tuple[Any, list[str]]:
+    told: list[str] = []
+
+    def kill() -> None:
+        raise Killed
+
+    doom, machine = Doom(told.append, kill), Machine()
+    doom.watch(machine)
+    doom.state, doom.round = state, round
+    return machine, told
+
+
+@pytest.mark.parametrize(
+    ("state", "act"),
+    [
+        ("start", lambda m: m.start()),
+        ("propose before", lambda m: m.receive("x", None)),
+        ("accept heard", lambda m: m.receive("x", Accept())),
+        ("apply", lambda m: m.receive("x", Accept())),
+    ],
+)
+def test_a_leader_dies_at_once(state: str, act: Callable[[Any], Any]) -> None:
+    machine, told = doomed(state)
+    with pytest.raises(Killed):
+        act(machine)
+    assert told == [state]
+
+
+@pytest.mark.parametrize(("state", "reached"), [("propose half", ("x", "y")), ("propose after", ("x", "y", "z", "w"))])
+def test_a_leader_dies_when_what_it_sent_is_on_its_way(state: str, reached: tuple[str, ...]) -> None:
+    machine, told = doomed(state)
+    assert machine.receive("x", None)[0].to == reached
+    assert not told
+    with pytest.raises(Killed):
+        machine.tick()
+
+
+def test_only_the_leader_of_the_round_dies_and_not_before_it() -> None:
+    later, _ = doomed("propose before", round=8)
+    assert later.receive("x", None)
+    follower, _ = doomed("propose before")
+    follower._seat.me = b"b"
+    assert follower.receive("x", None)
+    nobody, _ = doomed("")
+    assert nobody.receive("x", Accept())

@@ -11,6 +11,7 @@ from rich.console import Console
 
 T = TypeVar("T")
 INVITE, IDENTITY, HISTORY = "THINWIRE_INVITE", "THINWIRE_IDENTITY", "THINWIRE_HISTORY"  # what `SwarmGroup.from_env` reads
+KEY_FILE = Path.home() / ".config" / "thinwire" / "identity.key"  # where a member's key lies when nobody says otherwise
 
 
 def parse(kind: type[T], argv: list[str] | None, doc: str | None) -> T:
@@ -30,8 +31,3 @@ def one_sentence(*expected: type[Exception]) -> Iterator[None]:
         yield
     except (*expected, ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
-
-
-def default_identity() -> Path:
-    """Where a member's key lies when nobody says otherwise."""
-    return Path.home() / ".config" / "thinwire" / "identity.key"

@@ -28,7 +28,7 @@ class Options:
 
 def table(verdict: Verdict) -> Table:
     """One line a law."""
-    made = Table(title=summary(verdict), title_justify="left")
+    made = Table()
     for heading in ("law", "checked", "broken", "holds"):
         made.add_column(heading, justify="right" if heading in ("checked", "broken") else "left")
     for law in LAWS:
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> None:
         options = parse(Options, argv, __doc__)
         verdict = check(options.folder)
     out = console()
+    out.print(summary(verdict), highlight=False)
     out.print(table(verdict))
     for line in (*(f"fork: {fork}" for fork in verdict.forks), *(f"note: {note}" for note in verdict.notes)):
         out.print(line, markup=False, highlight=False)
