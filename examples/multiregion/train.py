@@ -16,6 +16,7 @@ import pickle
 import sys
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,7 +134,7 @@ def with_invite(words: list[str]) -> list[str]:
     ['--swarm', '', '--steps', '5']
     """
     found = []
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in pairwise([*words, "--"]):
         found += [word, ""] if word == "--swarm" and following.startswith("--") else [word]
     return found
 

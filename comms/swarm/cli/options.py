@@ -27,7 +27,8 @@ def console() -> Console:
 @contextmanager
 def one_sentence(*expected: type[Exception]) -> Iterator[None]:
     """What the options, the files or the network do not allow ends the command with cause and remedy."""
+    told: tuple[type[Exception], ...] = (*expected, ValueError, OSError)
     try:
         yield
-    except (*expected, ValueError, OSError) as error:
+    except told as error:
         raise SystemExit(f"error: {error}") from None
