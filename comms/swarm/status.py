@@ -8,8 +8,9 @@ from msgspec import Meta, Struct
 MAX_NBYTES = 4 << 10
 QUESTION = "status"  # the name under which members answer
 
-Word = Annotated[str, Meta(max_length=64)]
+Word = Annotated[str, Meta(pattern="^[a-z0-9 ]{0,64}$")]  # it is printed: nothing that a terminal would obey
 Count = Annotated[int, Meta(ge=0, le=1 << 62)]
+Seconds = Annotated[int, Meta(ge=0, le=1 << 31)]
 
 
 class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -28,7 +29,7 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     sent: Count = 0
     received: Count = 0
     rejected: Count = 0
-    uptime_s: float = 0.0
+    uptime_s: Seconds = 0
 
 
 def encode(status: Status) -> bytes:
