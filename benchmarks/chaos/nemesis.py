@@ -57,7 +57,7 @@ class Nemesis:
             del self.doomed[member.name]
             self.swarm.kill(member)
         if word == "dying":
-            self.swarm.dying(member)
+            self.swarm.dying(member, "leader killed")
             self.disarm()
         if word == "round" and member.extra and not member.ending and self.swarm.watch.seen[member.name].rounds >= EXTRA_ROUNDS:
             self.swarm.leave(member)

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from statistics import median
 
 from rich.table import Table
 
 from benchmarks.chaos.run import Chaos
+from benchmarks.chaos.swarm import FEW
 from benchmarks.suite.record import FAILED, OK, Made, Percentiles, Record, key_of
 from thinwire.comms.swarm.verdict import Verdict
+
+KILLS = ("kill", "leader killed", FEW)
 
 
 def failures(chaos: Chaos, verdict: Verdict, left: Sequence[int]) -> dict[str, bool]:
@@ -24,7 +26,7 @@ def failures(chaos: Chaos, verdict: Verdict, left: Sequence[int]) -> dict[str, b
 def record(chaos: Chaos, verdict: Verdict, left: Sequence[int], settings: dict[str, str | int | float | bool | None]) -> Record:
     """Of a run that came to its end."""
     watch, checks = chaos.watch, failures(chaos, verdict, left)
-    durations = {"recovery": watch.recoveries, "join": watch.joins}
+    durations = {f"recovery, {kind}": values for kind, values in watch.recoveries.items()} | {"join": watch.joins}
     broken = [name for name, holds in checks.items() if not holds]
     return Record(
         suite="chaos",
@@ -40,7 +42,7 @@ def record(chaos: Chaos, verdict: Verdict, left: Sequence[int], settings: dict[s
             "rounds": watch.rounds,
             "divergent": len(watch.divergent),
             "hangs": len(watch.hangs) + len(chaos.stuck),
-            "kills": len(watch.recoveries),
+            "kills": sum(map(len, watch.recoveries.values())),
             "joins": len(watch.joins),
             "throughput_kept": kept(chaos),
             "wall_s": round(chaos.seconds, 1),
@@ -62,42 +64,30 @@ def kept(chaos: Chaos) -> float | None:
 
 
 def table(records: Sequence[Record]) -> Table:
-    """One row a run."""
+    """One row a run; recovery is p50 / p99 of the seconds to the next committed round, and of how many kills."""
     made = Table(title="chaos: faults, and what came of them", title_justify="left")
-    for heading in (
-        "run",
-        "rounds",
-        "divergent",
-        "hangs",
-        "recovery s, p50",
-        "p99",
-        "worst of",
-        "joins",
-        "s, p50",
-        "throughput kept",
-        "verdict",
-    ):
+    headings = ("run", "rounds", "divergent", "hangs", *(f"after {kind}" for kind in KILLS), "joins", "throughput kept", "verdict")
+    for heading in headings:
         made.add_column(heading, justify="left" if heading in ("run", "verdict") else "right")
     for one in records:
-        recovery, join, numbers = one.seconds.get("recovery"), one.seconds.get("join"), one.numbers
+        numbers = one.numbers
         made.add_row(
             one.label,
             *(f"{numbers[name] or 0:.0f}" for name in ("rounds", "divergent", "hangs")),
-            *((f"{recovery.p50:.2f}", f"{recovery.p99:.2f}", str(recovery.n)) if recovery else ("-", "-", "0")),
-            f"{numbers['joins'] or 0:.0f}",
-            f"{join.p50:.2f}" if join else "-",
+            *(span(one.seconds.get(f"recovery, {kind}")) for kind in KILLS),
+            span(one.seconds.get("join")),
             f"{numbers['throughput_kept'] or 0:.1%}",
             "green" if one.status == OK else one.reason,
         )
     return made
 
 
+def span(found: Percentiles | None) -> str:
+    """Of durations."""
+    return f"{found.p50:.2f} / {found.p99:.2f} s ({found.n})" if found else "-"
+
+
 def struck(one: Record) -> str:
     """Faults by kind, in a line."""
     counts = Counter({name.removeprefix("struck: "): int(n or 0) for name, n in one.numbers.items() if name.startswith("struck: ")})
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-
-
-def spread(values: Sequence[float]) -> str:
-    """Median and greatest, for a line of progress."""
-    return f"{median(values):.2f} s, at most {max(values):.2f}" if values else "none"

@@ -122,7 +122,7 @@ class Chaos:
 
     def _ended(self, member: Member) -> None:
         if not member.ending and member.identity != BOOTSTRAP:
-            self.swarm.dying(member)
+            self.swarm.dying(member, "kill")
             self.tell(f"{member.name} ended by itself with {member.process.exitcode}")
         self.nemesis.ended(member)
         self.swarm.ended(member)

@@ -11,6 +11,7 @@ from benchmarks.chaos.net import Places
 from benchmarks.chaos.watch import Watch
 
 BOOTSTRAP = "bootstrap"
+FEW = "few are left"  # kills after which a majority is gone: the rest waits before it declares an epoch of its own
 
 
 class Specs(Protocol):
@@ -68,13 +69,14 @@ class Swarm:
     def kill(self, member: Member, *, same_key: bool = True) -> None:
         """SIGKILL."""
         self._fresh[member.identity] = not same_key
-        self.dying(member)
+        self.dying(member, "kill")
         member.signal(signal.SIGKILL)
 
-    def dying(self, member: Member) -> None:
-        """It is about to die by itself."""
+    def dying(self, member: Member, kind: str) -> None:
+        """It is about to die; `kind` of death unless too few are left to decide at once."""
         if not member.ending and self.watch.seen[member.name].since is not None:
-            self.watch.wounded(self.clock())
+            left = [other for other in self.up() if other is not member and not other.ending]
+            self.watch.wounded(self.clock(), kind if 2 * len(left) > self.size else FEW)
         member.ending = True
 
     def freeze(self, member: Member, frozen: bool) -> None:

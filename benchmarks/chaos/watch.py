@@ -27,13 +27,13 @@ class Watch:
     last_at: float
     rounds: int = 0  # that anybody has applied
     hangs: list[str] = field(default_factory=list)
-    recoveries: list[float] = field(default_factory=list)
+    recoveries: dict[str, list[float]] = field(default_factory=dict)  # seconds from a kill to the next round, by kind of kill
     joins: list[float] = field(default_factory=list)
     struck: Counter[str] = field(default_factory=Counter)
     divergent: set[tuple[str, int]] = field(default_factory=set)
     seen: dict[str, Seen] = field(default_factory=dict)
     _states: dict[tuple[str, int], str] = field(default_factory=dict)
-    _wounds: list[float] = field(default_factory=list)
+    _wounds: list[tuple[float, str]] = field(default_factory=list)
     _trained_s: float = 0.0
     _steps: int = 0
 
@@ -59,9 +59,9 @@ class Watch:
         if len(self._states) > _KEPT:
             del self._states[next(iter(self._states))]
 
-    def wounded(self, now: float) -> None:
+    def wounded(self, now: float, kind: str) -> None:
         """A member was killed: the next committed round ends the wait."""
-        self._wounds.append(now)
+        self._wounds.append((now, kind))
 
     def froze(self, name: str, now: float, frozen: bool) -> None:
         """It was stopped, or goes on."""
@@ -108,5 +108,7 @@ class Watch:
     def _progress(self, at: float) -> None:
         self.rounds += 1
         self.last_at = max(at, self.last_at)
-        self.recoveries += [at - wound for wound in self._wounds if at >= wound]
-        self._wounds = [wound for wound in self._wounds if at < wound]
+        for wound, kind in self._wounds:
+            if at >= wound:
+                self.recoveries.setdefault(kind, []).append(at - wound)
+        self._wounds = [(wound, kind) for wound, kind in self._wounds if at < wound]

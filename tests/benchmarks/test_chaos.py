@@ -77,11 +77,11 @@ def test_nobody_hangs_while_all_are_frozen() -> None:
 def test_recovery_is_from_the_kill_to_the_next_round_that_anybody_applies() -> None:
     watch = watched("a", "b", "c")
     applied(watch, "a", 2.0, 0)
-    watch.wounded(3.0)
+    watch.wounded(3.0, "kill")
     applied(watch, "b", 3.1, 0)  # an old round, late
     applied(watch, "b", 4.5, 1)
     applied(watch, "c", 4.6, 1)
-    assert watch.recoveries == [1.5]
+    assert watch.recoveries == {"kill": [1.5]}
     assert watch.rounds == 2
 
 
@@ -125,7 +125,7 @@ def test_a_run_strikes_all_its_faults_heals_and_verifies(tmp_path: Path) -> None
     assert not watch.hangs
     assert not run.stuck
     assert not watch.divergent
-    assert len(watch.recoveries) > 3
+    assert sum(map(len, watch.recoveries.values())) > 3
     assert run.rate > 0
     verdict = check(tmp_path)
     assert verdict.green, verdict.violations[:3]
