@@ -226,7 +226,8 @@ class Group(ABC):
 
         def attempt(link: Link) -> Outcome[Exchange]:
             # Where payloads are dense, or nobody can have one that counts, a header costs less than what it may save.
-            return gather(ask, link, reduce=reduce, heads_first=reduce or use not in self._agreed)
+            # An elastic group decides about whole payloads, whose size its plan says.
+            return gather(ask, link, reduce=reduce, heads_first=not self.elastic and (reduce or use not in self._agreed))
 
         self._submit(lambda seq: attempt, pending, use=use)
         return pending

@@ -81,6 +81,7 @@ class Driver:
         self._alarm: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._closed = False
+        self.own: tuple[Slot, bytes] | None = None  # this member's last payload
         transport.on_message, transport.on_blob, transport.accept_blob = self._message, self._blob, self._accepts
         transport.on_up, transport.on_down = self._up, self._down
 
@@ -102,7 +103,7 @@ class Driver:
         if slot < self.machine.next_slot or self._closed:
             return
         blob = Blob.of(seal(self._identity, self.nonce, frame))
-        self._blob_nbytes = blob.nbytes
+        self._blob_nbytes, self.own = blob.nbytes, (slot, blob.digest)
         self.transport.blobs.put(blob)
         self._frames.setdefault(blob.digest, unseal(bytes(blob.data), run=self._run, plan=self._plan))
         self._do(self.machine.start(slot, blob.digest, blob.nbytes, self._now()))

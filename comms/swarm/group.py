@@ -112,7 +112,7 @@ class SwarmGroup(Group):
             raise ValueError("trust='federation' needs the keys that may take part: allowed=[...] (thinwire keygen prints a member's)")
         self.identity = identity if isinstance(identity, Identity) else Identity.load_or_create(identity) if identity else Identity.generate()
         super().__init__(
-            number_of(self.identity.key), (number_of(self.identity.key),), run=xxhash.xxh3_64_intdigest(run_id), timeout_s=FOREVER_S
+            number_of(self.identity.key), (number_of(self.identity.key),), run=xxhash.xxh3_64_intdigest(run_id.encode()), timeout_s=FOREVER_S
         )
         self.run_id, self.trust = run_id, trust
         self._allowed = frozenset(allowed) | {self.identity.key} if trust == "federation" else None
@@ -155,7 +155,7 @@ class SwarmGroup(Group):
         if not self._started_transport:
             self._loop.submit(self._open()).result()
             self._started_transport = True
-        self._plan = xxhash.xxh3_64_intdigest("\n".join(door.lines))
+        self._plan = xxhash.xxh3_64_intdigest("\n".join(door.lines).encode())
         self._come_in(door, "join")
 
     def rejoin(self, door: Door) -> None:
@@ -429,7 +429,7 @@ def _hash_of(snapshot: Snapshot) -> str:
     """A hash of the whole agreed state, for the history."""
     told = xxhash.xxh3_64(b"%d" % snapshot.round)
     for name, tensor in sorted(snapshot.tensors.items()):
-        told.update(name)
+        told.update(name.encode())
         if tensor.numel():
             told.update(bytes_of(tensor.detach().cpu().reshape(-1)))
     return told.hexdigest()
