@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import xxhash
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from thinwire.comms.swarm.entry import Doorkeeper, Fate, Found, ask_at_doors
 from thinwire.comms.swarm.envelope import Envelopes
 from thinwire.comms.swarm.history import History
 from thinwire.comms.swarm.identity import Identity
+from thinwire.comms.swarm.lineage import founding
 from thinwire.comms.swarm.loop import LoopThread
 from thinwire.comms.swarm.offers import Offers
 from thinwire.comms.swarm.sealed import number_of
@@ -110,9 +110,14 @@ class SwarmGroup(Group):
             raise ValueError(f"trust is {trust!r}; one of lan, federation, open")
         if trust == "federation" and not allowed:
             raise ValueError("trust='federation' needs the keys that may take part: allowed=[...] (thinwire keygen prints a member's)")
-        self.identity = identity if isinstance(identity, Identity) else Identity.load_or_create(identity) if identity else Identity.generate()
+        self.identity = (
+            identity if isinstance(identity, Identity) else Identity.load_or_create(identity) if identity else Identity.generate()
+        )
         super().__init__(
-            number_of(self.identity.key), (number_of(self.identity.key),), run=xxhash.xxh3_64_intdigest(run_id.encode()), timeout_s=FOREVER_S
+            number_of(self.identity.key),
+            (number_of(self.identity.key),),
+            run=xxhash.xxh3_64_intdigest(run_id.encode()),
+            timeout_s=FOREVER_S,
         )
         self.run_id, self.trust = run_id, trust
         self._allowed = frozenset(allowed) | {self.identity.key} if trust == "federation" else None
@@ -198,7 +203,7 @@ class SwarmGroup(Group):
         if self._history_folder is not None:
             self._journal = History(self._history_folder, member=self.identity.key, nonce=nonce)
             self._state = _hash_of(mine)
-            epoch = found.standing.epoch if found is not None else b""
+            epoch = (found.standing if found is not None else founding(Slot(mine.round), self.identity.key, nonce)).epoch
             self._journal.append(kind, digest=epoch, round=mine.round, after=self._state)
         self._offers.put(mine)
         self._loop.submit(self._begin_driver(found, nonce, door.lines, mine.round)).result()
@@ -293,7 +298,6 @@ class SwarmGroup(Group):
 
     def _settle(self, job: Job, deadline: float) -> Outcome[Any]:
         link = _SwarmLink(self)
-        sent, received = self._transport.sent_nbytes, self._transport.received_nbytes
         try:
             outcome = job.attempt(link)
         except Astray as error:
@@ -301,8 +305,8 @@ class SwarmGroup(Group):
                 job.pending.delivered = bool(error.args[1])
             return Outcome(None, str(error.args[0]))
         finally:
-            self.sent_nbytes += self._transport.sent_nbytes - sent
-            self.received_nbytes += self._transport.received_nbytes - received
+            # All that went by since the last round: heartbeats and what newcomers got are part of what this member sent.
+            self.sent_nbytes, self.received_nbytes = self._transport.sent_nbytes, self._transport.received_nbytes
         return replace(outcome, members=link.members, missing={})
 
     def _decide(self, slot: Slot, message: Tensor) -> Settled:
