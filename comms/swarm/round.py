@@ -311,13 +311,13 @@ class Round:
     def nudge(self, now: float) -> None:
         """Say again what may have been lost."""
         self._nudges += 1
-        self._seat.arm("nudge", now + self._seat.timing.nudge_s * 2 ** min(self._nudges, 3))
+        self._seat.arm("nudge", now + self._seat.timing.nudge_s * self._seat.silence.scale * 2 ** min(self._nudges, 3))
         if self.outcome is not None or not self._seat.is_member:
             return
         ballots, leader, own = self.ballots, self.ballots.leader(), self._desk.announced.get(self._seat.me)
         self._want_again(now)
         if own is not None:
-            self._seat.send(self._seat.others if leader == self._seat.me else (leader,), self._ready(own))
+            self._seat.send(self._seat.others, self._ready(own))
         if ballots.accepted is not None and ballots.accepted.ballot == ballots.promised:
             self._seat.send(self._voters(), Accept(self._seat.epoch, self.slot, ballots.promised, ballots.accepted.value.check))
         if leader != self._seat.me:
