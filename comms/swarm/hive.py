@@ -79,7 +79,7 @@ def _undone() -> Iterator[None]:
     sharing.set_sharing_strategy(how)
     logging.addLevelName(logging.WARNING, name)
     if start is None:
-        multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type]
+        multiprocessing.set_start_method(None, force=True)
     log.handlers[:], log.propagate = handlers, propagate
     if "HIVEMIND_LOGLEVEL" not in os.environ:
         log.setLevel(level or logging.ERROR)
