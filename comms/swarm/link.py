@@ -33,11 +33,21 @@ async def shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 
 class Link:
-    """A stream after the hello. `run` reads it until it ends."""
+    """A stream after the hello; `theirs` if the peer made it. `run` reads it until it ends."""
 
-    def __init__(self, peer: Key, nonce: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refused: Counter[str]) -> None:
+    def __init__(
+        self,
+        peer: Key,
+        nonce: bytes,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        refused: Counter[str],
+        *,
+        theirs: bool = False,
+    ) -> None:
         self.peer = peer
         self.nonce = nonce
+        self.theirs = theirs
         self._reader, self._writer = reader, writer
         self._refused = refused
         self._queue: deque[bytes] = deque(maxlen=MAX_QUEUED_MESSAGES)

@@ -12,14 +12,14 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinwire.comms.swarm import guard
 from thinwire.comms.swarm.hive import hive
-from thinwire.comms.swarm.identity import unbase58
-from thinwire.comms.swarm.transport import PeerError
+from thinwire.comms.swarm.identity import key_of
+from thinwire.comms.swarm.transport import Key, PeerError
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -73,6 +73,15 @@ class DaemonOptions:
             "noListenAddrs": int(not self.listen),
         }
         return [f"-{name}={value}" for name, value in said.items() if value != ""]
+
+    def with_ports_of(self, found: Sequence[str]) -> "DaemonOptions":
+        """The same, with the ports that p2pd chose."""
+        ports = {address.split("/")[1]: address.split("/")[4] for address in found if address.count("/") >= 4 and "/tcp/" in address}
+        listen = [
+            address.replace("/tcp/0", f"/tcp/{ports[family]}", 1) if _port_is_open(address) and family in ports else address
+            for address, family in ((address, address.split("/")[1]) for address in self.listen)
+        ]
+        return replace(self, listen=tuple(listen))
 
 
 def _port_is_open(address: str) -> bool:
@@ -200,10 +209,10 @@ def without_peer(address: str) -> str:
     return head if found and not head.endswith("/p2p-circuit") else address.removesuffix("/")
 
 
-def raw_peer_id_in(address: str) -> bytes | None:
-    """The peer that a multiaddr ends in."""
+def key_in(address: str) -> Key | None:
+    """The member that a multiaddr ends in."""
     _, found, peer_id = address.rpartition("/p2p/")
-    return unbase58(peer_id) if found else None
+    return key_of(peer_id) if found else None
 
 
 def _sockets() -> str:

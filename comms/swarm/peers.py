@@ -34,7 +34,7 @@ class Peers:
     def __init__(self, me: Key, nonce: bytes, dial: Callable[[Key, tuple[str, ...]], Awaitable[Streams]], refused: Counter[str]) -> None:
         self._me, self._nonce, self._dial, self._refused = me, nonce, dial, refused
         self._wishes: dict[Key, _Wish] = {}
-        self._links: dict[Key, list[Link]] = {}  # of peers that are up; the first one is used
+        self._links: dict[Key, list[Link]] = {}  # of peers that are up; the newest is used
         self._inbound = 0
         self.on_message: Callable[[Key, bytes], None] = lambda peer, message: None
         self.on_turn: Callable[[Key, bool], None] = lambda peer, up: None
@@ -64,7 +64,7 @@ class Peers:
             raise ValueError(f"a message of {len(message)} bytes is above {MAX_MESSAGE_NBYTES}")
         links = self._links.get(peer)
         if links:
-            links[0].send(message)
+            links[-1].send(message)
             return True
         wish = self._wishes.get(peer)
         if wish is None:
@@ -80,7 +80,7 @@ class Peers:
             raise PeerError("too many streams")
         self._inbound += 1
         try:
-            await self._serve(peer, reader, writer)
+            await self._serve(peer, reader, writer, theirs=True)
         finally:
             self._inbound -= 1
 
@@ -106,7 +106,7 @@ class Peers:
             pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             await asyncio.sleep(pause_s)
 
-    async def _serve(self, peer: Key, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, peer: Key, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, theirs: bool = False) -> None:
         try:
             nonce = await shake_hands(reader, writer, self._nonce)
             if peer == self._me or not await self._may_stand(peer, nonce):
@@ -114,7 +114,7 @@ class Peers:
         except BaseException:
             writer.close()
             raise
-        link = Link(peer, nonce, reader, writer, self._refused)
+        link = Link(peer, nonce, reader, writer, self._refused, theirs=theirs)
         self._stands(link)
         try:
             await link.run(self.on_message)
@@ -134,6 +134,9 @@ class Peers:
 
     def _stands(self, link: Link) -> None:
         links = self._links.setdefault(link.peer, [])
+        for older in links:
+            if link.theirs and older.theirs:  # they make another when they think that this one is dead
+                older.close()
         links.append(link)
         wish = self._wishes.get(link.peer)
         while wish is not None and wish.early:
