@@ -130,6 +130,11 @@ def peer_id_of(key: Key) -> str:
     return base58(_ID_HEAD + key)
 
 
+def raw_peer_id_of(key: Key) -> bytes:
+    """The libp2p peer id of a member, 38 bytes."""
+    return _ID_HEAD + key
+
+
 def key_of(peer_id: str | bytes) -> Key | None:
     """The member behind a peer id, base58 or raw; None when it is not that of an Ed25519 key."""
     raw = unbase58(peer_id) if isinstance(peer_id, str) else peer_id

@@ -92,9 +92,11 @@ class Network:
         with self._lock:
             if wanted:
                 self._wishes[a, b] = None
+                if not self._possible(a, b):
+                    node = self.nodes[a]
+                    self._wire(b, a).put(node, lambda: node._turned(b, up=False, failed=True), now=True)
             else:
                 self._wishes.pop((a, b), None)
-                self._links.pop(_pair(a, b), None) if (b, a) not in self._wishes else None
             self._settle()
 
     def _linked(self, a: Key, b: Key) -> bool:
@@ -115,7 +117,10 @@ class Network:
             wake()
 
     def _possible(self, a: Key, b: Key) -> bool:
-        return a in self.nodes and b in self.nodes and (a, b) not in self._loud and (b, a) not in self._loud
+        """Whether the two could have a stream, were nothing frozen or silently cut."""
+        if a not in self.nodes or b not in self.nodes or (a, b) in self._loud or (b, a) in self._loud:
+            return False
+        return self.nodes[a].admit(b) and self.nodes[b].admit(a)
 
     def _open(self, a: Key, b: Key) -> bool:
         """Whether something sent from `a` would reach `b` by and by."""
@@ -161,7 +166,10 @@ class _Wire:
         loop = node.loop
         if loop.is_closed():
             return
-        loop.call_soon_threadsafe(loop.call_later, delay_s, self._deliver) if delay_s else loop.call_soon_threadsafe(self._deliver)
+        if delay_s:
+            loop.call_soon_threadsafe(loop.call_later, delay_s, self._deliver)
+        else:
+            loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         """Run in the receiver's loop: everything whose time has come."""
@@ -217,7 +225,7 @@ class MemoryNode(Transport):
         if len(message) > MAX_MESSAGE_NBYTES:
             raise ValueError(f"a message of {len(message)} bytes is above {MAX_MESSAGE_NBYTES}")
         if peer in self._up:
-            self.sent_nbytes += len(message)
+            self.traffic.sent_nbytes += len(message)
             self.network._carry(self.key, peer, lambda node: node._heard(self.key, message))
         elif peer in self._early:
             queue = self._early[peer]
@@ -233,7 +241,7 @@ class MemoryNode(Transport):
         taken = await self._call(peer, lambda node: node._offered(self.key, blob))
         if taken is not True:
             raise PeerError("refused", "the peer does not want this blob")
-        self.sent_nbytes += blob.nbytes
+        self.traffic.sent_nbytes += blob.nbytes
 
     async def fetch(self, digest: bytes, nbytes: int, holders: Sequence[Key], into: memoryview | None = None) -> bytes:
         why = "nobody holds it"
@@ -246,21 +254,21 @@ class MemoryNode(Transport):
             if not isinstance(blob, Blob) or blob.nbytes != nbytes or digest_of(blob.data) != digest:
                 self.refused["wrong bytes" if isinstance(blob, Blob) else "does not hold it"] += 1
                 continue
-            self.received_nbytes += nbytes
+            self.traffic.received_nbytes += nbytes
             if into is None:
                 return bytes(blob.data)
             into[:] = blob.data
             return b""
         raise PeerError("no holder left", why)
 
-    async def ask(self, peer: Key, name: str, request: bytes, limit_nbytes: int = MAX_MESSAGE_NBYTES) -> bytes:
-        self.sent_nbytes += len(request)
-        answer = await self._call(peer, lambda node: node._asked(self.key, name, request))
+    async def ask(self, peer: Key, name: str, request: bytes, limit_nbytes: int = MAX_MESSAGE_NBYTES, *, timeout_s: float = 10.0) -> bytes:
+        self.traffic.sent_nbytes += len(request)
+        answer = await self._call(peer, lambda node: node._asked(self.key, name, request), min(timeout_s, self.network.stall_s))
         if isinstance(answer, PeerError):
             raise answer
         if not isinstance(answer, bytes) or len(answer) > limit_nbytes:
             raise PeerError("too large", f"an answer above {limit_nbytes} bytes")
-        self.received_nbytes += len(answer)
+        self.traffic.received_nbytes += len(answer)
         return answer
 
     async def announce(self, run: str, record: bytes) -> None:
@@ -273,8 +281,8 @@ class MemoryNode(Transport):
         with self.network._lock:
             return {key: record for key, record in self.network.boards.get(run, {}).items() if key in self.network.nodes}
 
-    def _turned(self, peer: Key, up: bool) -> None:
-        if up == (peer in self._up):
+    def _turned(self, peer: Key, up: bool, *, failed: bool = False) -> None:
+        if up == (peer in self._up) and not failed:
             return
         if up:
             self._up.add(peer)
@@ -288,7 +296,7 @@ class MemoryNode(Transport):
 
     def _heard(self, peer: Key, message: bytes) -> None:
         if peer in self._up:
-            self.received_nbytes += len(message)
+            self.traffic.received_nbytes += len(message)
             self.on_message(peer, message)
 
     def _offered(self, peer: Key, blob: Blob) -> object:
@@ -301,7 +309,7 @@ class MemoryNode(Transport):
             self.refused["wrong bytes"] += 1
             return False
         data = bytes(blob.data)
-        self.received_nbytes += len(data)
+        self.traffic.received_nbytes += len(data)
         self.blobs.put(Blob(blob.digest, data))
         self.on_blob(peer, blob.digest, data)
         return True
@@ -309,7 +317,7 @@ class MemoryNode(Transport):
     def _sought(self, digest: bytes) -> object:
         blob = self.blobs.get(digest)
         if blob is not None:
-            self.sent_nbytes += blob.nbytes
+            self.traffic.sent_nbytes += blob.nbytes
         return blob
 
     def _asked(self, peer: Key, name: str, request: bytes) -> object:
@@ -317,10 +325,10 @@ class MemoryNode(Transport):
         if handler is None:
             self.refused["unknown question"] += 1
             return PeerError("refused", f"the peer answers no {name!r}")
-        self.received_nbytes += len(request)
+        self.traffic.received_nbytes += len(request)
         return asyncio.ensure_future(handler(peer, request))
 
-    async def _call(self, peer: Key, action: Callable[["MemoryNode"], object]) -> object:
+    async def _call(self, peer: Key, action: Callable[["MemoryNode"], object], timeout_s: float | None = None) -> object:
         """Let `peer` do something in its loop and return what came of it; `PeerError` when it or the way is gone, or stalls."""
         answer: asyncio.Future[object] = self.loop.create_future()
 
@@ -341,7 +349,7 @@ class MemoryNode(Transport):
         self.network._carry(self.key, peer, there)
         try:
             ends: list[asyncio.Future[Any]] = [answer, gone.ended]
-            done, _ = await asyncio.wait(ends, timeout=self.network.stall_s, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(ends, timeout=timeout_s or self.network.stall_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.close()
         if answer.done():

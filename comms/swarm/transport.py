@@ -8,6 +8,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
 from thinwire.comms.swarm.blobs import Blob, BlobStore
 
@@ -23,10 +24,24 @@ class PeerError(RuntimeError):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+        self.detail = detail
+
+
+@dataclass
+class Traffic:
+    """What went through a node: bytes handed over, and what was refused, by reason."""
+
+    refused: Counter[str] = field(default_factory=Counter)
+    sent_nbytes: int = 0
+    received_nbytes: int = 0
 
 
 def _nothing(*_: object) -> None:
     return None
+
+
+def _welcome(*_: object) -> bool:
+    return True
 
 
 def _refuse(*_: object) -> bool:
@@ -40,6 +55,7 @@ class Transport(ABC):
     - `on_up(peer)`, `on_down(peer)`: messages can be sent to the peer from now on; they cannot any more.
     - `accept_blob(peer, digest, nbytes)`: whether to take a pushed blob, asked before anything is allocated; at first nothing is taken.
     - `on_blob(peer, digest, data)`: a pushed blob is whole, its sha256 right, and it lies in `blobs`.
+    - `admit(peer)`: whether to have anything to do with a peer; at first everybody is welcome.
     - `serve`: by name, who answers the questions of `ask`; what a handler raises as `PeerError` reaches the asker.
     - `sent_nbytes`, `received_nbytes`: messages, blobs and answers handed over, without what libp2p adds.
     - `refused`: what was not taken from others, by reason.
@@ -49,6 +65,7 @@ class Transport(ABC):
         if len(key) != 32:
             raise ValueError(f"a key has 32 bytes, not {len(key)}")
         self.key = key
+        self.admit: Callable[[Key], bool] = _welcome
         self.on_message: Callable[[Key, bytes], None] = _nothing
         self.on_up: Callable[[Key], None] = _nothing
         self.on_down: Callable[[Key], None] = _nothing
@@ -56,9 +73,19 @@ class Transport(ABC):
         self.accept_blob: Callable[[Key, bytes, int], bool] = _refuse
         self.serve: dict[str, Callable[[Key, bytes], Awaitable[bytes]]] = {}
         self.blobs = store if store is not None else BlobStore()
-        self.sent_nbytes = 0
-        self.received_nbytes = 0
-        self.refused: Counter[str] = Counter()
+        self.traffic = Traffic()
+
+    @property
+    def sent_nbytes(self) -> int:
+        return self.traffic.sent_nbytes
+
+    @property
+    def received_nbytes(self) -> int:
+        return self.traffic.received_nbytes
+
+    @property
+    def refused(self) -> Counter[str]:
+        return self.traffic.refused
 
     @abstractmethod
     async def start(self) -> None:
@@ -100,8 +127,8 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    async def ask(self, peer: Key, name: str, request: bytes, limit_nbytes: int = MAX_MESSAGE_NBYTES) -> bytes:
-        """The answer of `peer` to one question, at most `limit_nbytes`; raises `PeerError`."""
+    async def ask(self, peer: Key, name: str, request: bytes, limit_nbytes: int = MAX_MESSAGE_NBYTES, *, timeout_s: float = 10.0) -> bytes:
+        """The answer of `peer` to one question, at most `limit_nbytes`; raises `PeerError`, also after `timeout_s` without an answer."""
 
     @abstractmethod
     async def announce(self, run: str, record: bytes) -> None:

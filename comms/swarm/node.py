@@ -1,0 +1,198 @@
+"""A member's end of the network over libp2p: hivemind's p2pd and DHT, in the event loop that starts it.
+
+p2pd is watched: when it dies alone, it is started again under the same identity and port, and streams are made again.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from thinwire.comms.swarm.blobs import Blob, BlobStore
+from thinwire.comms.swarm.bulk import ASK, FETCH, PUSH, Bulk
+from thinwire.comms.swarm.identity import Identity, key_of, raw_peer_id_of
+from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions, key_in
+from thinwire.comms.swarm.streams import Peers, Streams
+from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Transport
+
+LINK = "/thinwire/link/1"
+_DIAL_S = 15.0
+_RESTART_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+
+
+class Node(Transport):
+    """A member that others reach over libp2p.
+
+    `identity_file` holds the key (`Identity.save`); `initial_peers` are multiaddrs of members to start from, any of which may be away.
+    """
+
+    def __init__(
+        self,
+        identity_file: str | Path,
+        *,
+        initial_peers: Sequence[str] = (),
+        options: DaemonOptions | None = None,
+        store: BlobStore | None = None,
+    ) -> None:
+        self.identity = Identity.load(identity_file)
+        super().__init__(self.identity.key, store=store)
+        self.nonce = secrets.token_bytes(8)  # of this incarnation
+        self.initial_peers = [address for address in initial_peers if key_in(address) != self.key]
+        self.restarts = 0
+        self._identity_file = Path(identity_file)
+        self._options = options or DaemonOptions()
+        if not self._options.trusted_relays and self._options.use_auto_relay:
+            self._options = replace(self._options, trusted_relays=tuple(self.initial_peers))
+        self._daemon: Daemon | None = None
+        self._addresses: list[str] = []
+        self._standing = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+        self._serving: set[asyncio.Task[Any]] = set()
+        self._peers = Peers(self.key, self.nonce, self._dial, self.refused)
+        self._bulk = Bulk(self._open, self.blobs, self.serve, self.traffic)
+
+    async def start(self) -> None:
+        self._peers.on_message = self._heard
+        self._peers.on_turn = lambda peer, up: self.on_up(peer) if up else self.on_down(peer)
+        self._bulk.accept = lambda peer, digest, nbytes: self.accept_blob(peer, digest, nbytes)
+        self._bulk.on_blob = lambda peer, digest, data: self.on_blob(peer, digest, data)
+        await self._launch()
+        self._watcher = asyncio.ensure_future(self._watch())
+
+    async def close(self) -> None:
+        self._standing.clear()
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+            self._watcher = None
+        await self._peers.close()
+        serving = list(self._serving)
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        if self._daemon is not None:
+            daemon, self._daemon = self._daemon, None
+            await daemon.close()
+
+    def addresses(self) -> list[str]:
+        return [f"{address}/p2p/{self.identity.peer_id}" for address in self._addresses]
+
+    def is_up(self, peer: Key) -> bool:
+        return self._peers.is_up(peer)
+
+    def connect(self, peer: Key, addresses: Sequence[str] = ()) -> None:
+        self._peers.connect(peer, tuple(addresses))
+
+    def disconnect(self, peer: Key) -> None:
+        self._peers.disconnect(peer)
+
+    def send(self, peer: Key, message: bytes) -> None:
+        if self._peers.send(peer, message):
+            self.traffic.sent_nbytes += len(message)
+
+    def push(self, peer: Key, blob: Blob) -> "asyncio.Future[None]":
+        return self._keep(self._bulk.push(peer, blob))
+
+    async def fetch(self, digest: bytes, nbytes: int, holders: Sequence[Key], into: memoryview | None = None) -> bytes:
+        return await self._bulk.fetch(digest, nbytes, holders, into)
+
+    async def ask(self, peer: Key, name: str, request: bytes, limit_nbytes: int = MAX_MESSAGE_NBYTES, *, timeout_s: float = 10.0) -> bytes:
+        return await self._bulk.ask(peer, name, request, limit_nbytes, timeout_s)
+
+    async def announce(self, run: str, record: bytes) -> None:
+        raise NotImplementedError
+
+    async def lookup(self, run: str) -> dict[Key, bytes]:
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ p2pd
+
+    async def _launch(self) -> None:
+        """Start p2pd, take streams, find the initial peers."""
+        daemon = await Daemon.start(self._identity_file, self._options)
+        try:
+            if daemon.p2p.peer_id.to_bytes() != raw_peer_id_of(self.key):
+                raise PeerError("p2pd did not start", "it runs under another identity")
+            self._addresses = await daemon.addresses()
+            self._options = self._options.with_ports_of(self._addresses)
+            await daemon.p2p.add_binary_stream_handler(LINK, self._handler(self._peers.welcome))
+            for protocol in (PUSH, FETCH, ASK):
+                await daemon.p2p.add_binary_stream_handler(protocol, self._handler(self._bulk_welcome(protocol)))
+        except BaseException:
+            await daemon.close()
+            raise
+        self._daemon = daemon
+        self._standing.set()
+
+    async def _watch(self) -> None:
+        """Start p2pd again whenever it has died."""
+        pause_s = _RESTART_PAUSE_S
+        while True:
+            assert self._daemon is not None
+            await asyncio.wait([self._daemon.ended])
+            self._standing.clear()
+            await self._daemon.close()
+            while not self._standing.is_set():
+                self.restarts += 1
+                try:
+                    await self._launch()
+                    pause_s = _RESTART_PAUSE_S
+                except PeerError as error:
+                    self.refused[error.reason] += 1
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    await asyncio.sleep(pause_s)
+
+    async def _open(self, peer: Key, protocol: str) -> Streams:
+        daemon = self._daemon
+        if daemon is None or not self._standing.is_set():
+            raise PeerError("p2pd is gone", "it is being started again")
+        try:
+            return await asyncio.wait_for(daemon.open(raw_peer_id_of(peer), protocol), _DIAL_S)
+        except asyncio.TimeoutError as error:
+            raise PeerError("unreachable", f"no answer in {_DIAL_S:.0f} s") from error
+
+    async def _dial(self, peer: Key, addresses: tuple[str, ...]) -> Streams:
+        """A control stream, over a connection made to one of `addresses` if there is none."""
+        await self._standing.wait()
+        if addresses and self._daemon is not None:
+            with contextlib.suppress(PeerError, asyncio.TimeoutError):  # p2pd may know better ones
+                await asyncio.wait_for(self._daemon.dial(raw_peer_id_of(peer), addresses), _DIAL_S)
+        return await self._open(peer, LINK)
+
+    def _bulk_welcome(self, protocol: str) -> Callable[[Key, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        return lambda peer, reader, writer: self._bulk.welcome(protocol, peer, reader, writer)
+
+    def _handler(self, welcome: Callable[[Key, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> Any:
+        """What p2pd calls for each stream that a peer opens: nothing that the peer does gets out of here."""
+
+        async def handle(info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._serving.add(task)
+            try:
+                peer = key_of(info.peer_id.to_bytes())
+                if peer is None or not self.admit(peer):
+                    raise PeerError("stranger")
+                await welcome(peer, reader, writer)
+            except PeerError as error:
+                self.refused[error.reason] += 1
+            except asyncio.CancelledError:
+                pass  # of close: asyncio would report it
+            finally:
+                self._serving.discard(task)
+                writer.close()
+
+        return handle
+
+    def _heard(self, peer: Key, message: bytes) -> None:
+        self.traffic.received_nbytes += len(message)
+        self.on_message(peer, message)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> "asyncio.Future[None]":
+        task = asyncio.ensure_future(work)
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        return task

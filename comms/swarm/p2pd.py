@@ -1,0 +1,248 @@
+"""One libp2p daemon (hivemind's p2pd) as a child that cannot outlive us, and a client for it.
+
+We start it ourselves rather than through hivemind's `P2P.create`, for what that does not give: death with the parent, sockets in a
+private folder that goes too, a bootstrap peer that may be away, Ed25519 identities.
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thinwire.comms.swarm import guard
+from thinwire.comms.swarm.hive import hive
+from thinwire.comms.swarm.identity import key_of
+from thinwire.comms.swarm.transport import Key, PeerError
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+
+STARTUP_S = 60.0
+_CLOSE_S = 5.0
+_MAX_ANSWER_NBYTES = 1 << 20  # of p2pd, about itself
+
+
+@dataclass(frozen=True)
+class DaemonOptions:
+    """What p2pd is told; addresses are multiaddrs.
+
+    - `listen`: where to take connections; port 0 is any, and stays the same when p2pd is started again.
+    - `announce`: what others are told instead of the addresses found here; then `listen` must name the port.
+    - `use_relay`: may speak through relays and, once connected so, punch holes; `use_auto_relay`: looks for a relay when not reachable.
+    - `trusted_relays`: the relays to look at; empty: the initial peers.
+    - `client_mode`: takes no part in routing for others.
+    - `port_map`: ask the router (UPnP, NAT-PMP) for a port.
+    """
+
+    listen: Sequence[str] = ("/ip4/0.0.0.0/tcp/0",)
+    announce: Sequence[str] = ()
+    use_relay: bool = True
+    use_auto_relay: bool = False
+    trusted_relays: Sequence[str] = ()
+    client_mode: bool = False
+    port_map: bool = True
+    startup_s: float = STARTUP_S
+
+    def __post_init__(self) -> None:
+        if self.announce and any(_port_is_open(address) for address in self.listen):
+            raise ValueError("announced addresses need a fixed port: say listen=('/ip4/0.0.0.0/tcp/PORT',)")
+        if any(_port_is_open(address) for address in self.announce):
+            raise ValueError("an announced address needs its port")
+
+    def arguments(self) -> list[str]:
+        """The command line of p2pd, without identity and socket."""
+        said = {
+            "hostAddrs": ",".join(self.listen),
+            "announceAddrs": ",".join(self.announce),
+            "trustedRelays": ",".join(self.trusted_relays),
+            "autoRelay": int(self.use_auto_relay),
+            "relay": int(self.use_relay),
+            "natPortMap": int(self.port_map),
+            "autonat": 1,
+            "connManager": 1,
+            "tls": 1,
+            "idleTimeout": "90s",
+            "dhtClient" if self.client_mode else "dhtServer": 1,
+            "noListenAddrs": int(not self.listen),
+        }
+        return [f"-{name}={value}" for name, value in said.items() if value != ""]
+
+    def with_ports_of(self, found: Sequence[str]) -> "DaemonOptions":
+        """The same, with the ports that p2pd chose."""
+        ports = {address.split("/")[1]: address.split("/")[4] for address in found if address.count("/") >= 4 and "/tcp/" in address}
+        listen = [
+            address.replace("/tcp/0", f"/tcp/{ports[family]}", 1) if _port_is_open(address) and family in ports else address
+            for address, family in ((address, address.split("/")[1]) for address in self.listen)
+        ]
+        return replace(self, listen=tuple(listen))
+
+
+def _port_is_open(address: str) -> bool:
+    return "/tcp/0/" in f"{address}/"
+
+
+class Daemon:
+    """A running p2pd. `ended` ends when it has died, whyever; then `close` it and start another."""
+
+    def __init__(self, process: "Process", folder: str) -> None:
+        self.folder = folder
+        self.p2p: Any = None  # hivemind's P2P
+        self._process = process
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._said: deque[str] = deque(maxlen=20)
+        self.ended = asyncio.ensure_future(self._watch())
+
+    @classmethod
+    async def start(cls, identity_file: str | Path, options: DaemonOptions) -> "Daemon":
+        """Start p2pd and connect to it; raises `PeerError` with what it said when it does not come up in time."""
+        library = hive()
+        folder = os.path.join(_sockets(), f"thinwire-p2p-{secrets.token_hex(8)}")
+        socket = f"{folder}/p2pd.sock"
+        command = [str(library.p2pd), f"-id={identity_file}", f"-listen=/unix{socket}", *options.arguments()]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), folder, *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C at the terminal is for us: we close p2pd in our own time
+            env={**os.environ, "GOLOG_LOG_LEVEL": os.environ.get("GOLOG_LOG_LEVEL", "error")},
+        )  # fmt: skip
+        self = cls(process, folder)
+        try:
+            await asyncio.wait([self._ready, self.ended], timeout=options.startup_s, return_when=asyncio.FIRST_COMPLETED)
+            if not self._ready.done():
+                raise PeerError("p2pd did not start", self.last_words() or f"no sign of life in {options.startup_s:.0f} s")
+            await self._attach(socket)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def _attach(self, socket: str) -> None:
+        here: Any = type("P2P", (hive().P2P,), {"_UNIX_SOCKET_PREFIX": f"/unix{self.folder}/"})
+        self.p2p = await here.replicate(hive().Multiaddr(f"/unix{socket}"))
+
+    async def addresses(self) -> list[str]:
+        """Where it can be reached, as it sees that now: multiaddrs without /p2p."""
+        _, found = await self.p2p._client.control.identify()
+        return [str(address) for address in found]
+
+    async def dial(self, raw_peer_id: bytes, addresses: Sequence[str]) -> None:
+        """Make a connection, unless there is one; raises `PeerError`."""
+        pb = hive().messages
+        try:
+            binary_addresses = [hive().Multiaddr(without_peer(address)).to_bytes() for address in addresses]
+        except Exception as error:  # a multiaddr raises a dozen types
+            raise PeerError("bad address", str(error)) from error
+        request = pb.Request(type=pb.Request.CONNECT, connect=pb.ConnectRequest(peer=raw_peer_id, addrs=binary_addresses))
+        _, writer = await self._call(request)
+        writer.close()
+
+    async def open(self, raw_peer_id: bytes, protocol: str) -> "tuple[asyncio.StreamReader, asyncio.StreamWriter]":
+        """A stream to a peer; raises `PeerError`."""
+        pb = hive().messages
+        wish = pb.StreamOpenRequest(peer=raw_peer_id, proto=[protocol])
+        return await self._call(pb.Request(type=pb.Request.STREAM_OPEN, streamOpen=wish))
+
+    async def _call(self, request: Any) -> "tuple[asyncio.StreamReader, asyncio.StreamWriter]":
+        """Ask p2pd for something over a connection of its own, which then is what was asked for."""
+        pb = hive().messages
+        writer = None
+        try:
+            reader, writer = await asyncio.open_unix_connection(f"{self.folder}/p2pd.sock", limit=1 << 20)
+            body = request.SerializeToString()
+            writer.write(_varint(len(body)) + body)
+            response = pb.Response()
+            response.ParseFromString(await _read_prefixed(reader))
+            if response.type == pb.Response.ERROR:
+                raise PeerError("unreachable", response.error.msg)
+        except (OSError, EOFError) as error:
+            _close(writer)
+            raise PeerError("p2pd is gone", str(error)) from error
+        except BaseException:
+            _close(writer)
+            raise
+        return reader, writer
+
+    def last_words(self) -> str:
+        """What p2pd printed last."""
+        return " | ".join(self._said)
+
+    async def close(self) -> None:
+        """Kill it and remove its sockets; returns when both are gone."""
+        if self.p2p is not None:
+            self.p2p._terminate()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            await asyncio.wait_for(asyncio.shield(self._process.wait()), _CLOSE_S)
+        except asyncio.TimeoutError:
+            self._process.kill()  # the guard; the kernel then kills p2pd
+            await self._process.wait()
+        await self.ended
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def _watch(self) -> None:
+        """Read what p2pd prints until it is dead: a full pipe would stop it."""
+        assert self._process.stdout is not None
+        rest = b""
+        while data := await self._process.stdout.read(4096):
+            *lines, rest = (rest + data).split(b"\n")
+            rest = rest[-4096:]
+            for line in lines:
+                self._said.append(line.decode(errors="replace"))
+                if line.startswith(b"Peer ID:") and not self._ready.done():
+                    self._ready.set_result(None)
+        self._said.append(rest.decode(errors="replace"))
+
+
+def without_peer(address: str) -> str:
+    """A multiaddr without its last /p2p/<peer id>, unless that is how a relay is used."""
+    head, found, _ = address.rpartition("/p2p/")
+    return head if found and not head.endswith("/p2p-circuit") else address.removesuffix("/")
+
+
+def key_in(address: str) -> Key | None:
+    """The member that a multiaddr ends in."""
+    _, found, peer_id = address.rpartition("/p2p/")
+    return key_of(peer_id) if found else None
+
+
+def _sockets() -> str:
+    """A folder for sockets: their names may have 107 bytes."""
+    folder = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    return folder if len(folder) < 48 and os.access(folder, os.W_OK) else "/tmp"
+
+
+def _close(writer: "asyncio.StreamWriter | None") -> None:
+    if writer is not None:
+        writer.close()
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+async def _read_prefixed(reader: asyncio.StreamReader) -> bytes:
+    """A protobuf with its length, from p2pd."""
+    nbytes, shift = 0, 0
+    while True:
+        (byte,) = await reader.readexactly(1)
+        nbytes |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    if nbytes > _MAX_ANSWER_NBYTES:
+        raise EOFError(f"p2pd sent a message of {nbytes} bytes")
+    return await reader.readexactly(nbytes)
