@@ -7,7 +7,7 @@ from thinwire.comms.swarm.effects import Decided, Rejoin, Want
 from thinwire.comms.swarm.messages import CatchUp, Ruling, Rulings, fit
 from thinwire.comms.swarm.payloads import Payloads
 from thinwire.comms.swarm.seat import Seat
-from thinwire.comms.swarm.view import Key, Slot, View, following
+from thinwire.comms.swarm.view import EpochId, Key, Slot, View, following
 
 KEPT = 256  # decisions
 AHEAD = 256  # decisions that may wait for payloads
@@ -84,7 +84,7 @@ class Archive:
         decision = self._waiting.get(self._seat.slot)
         if decision is not None:
             if now >= self._stuck:
-                toward = tuple(key for key in self._seat.others if self._seat.peers.up(key))
+                toward = tuple(key for key in self._seat.peers.further(decision.slot) if self._seat.view.index(key) is not None)
                 self._seat.emit(Rejoin("nobody sends a payload that counts", toward))
             self._seat.arm("want", now + self._seat.timing.want_s)
             self._want(decision)
@@ -110,16 +110,18 @@ class Archive:
         """Let a peer tell what this member has missed."""
         self._seat.send((peer,), CatchUp(self._seat.epoch, self.next_unknown))
 
-    def on_catch_up(self, peer: Key, message: CatchUp) -> None:
-        """A peer asks for decisions."""
-        if message.slot >= self.next_unknown:
+    def tell(self, peer: Key, epoch: EpochId, slot: Slot) -> None:
+        """Decisions of an epoch from `slot` on; nothing, if it is this member's epoch and they are not kept any more."""
+        own = epoch == self._seat.epoch
+        if own and slot >= self.next_unknown:
             return
-        epoch, slot, found = self._seat.epoch, message.slot, []
+        found = []
         known = self.decisions | self._waiting
         while (decision := known.get(slot)) is not None and decision.epoch.digest == epoch:
             found.append(Ruling(slot, decision.ballot, decision.value, decision.chain))
             slot = following(slot, self._seat.fragments)
-        self._seat.send((peer,), Rulings(epoch, fit(found)))
+        if found or own:
+            self._seat.send((peer,), Rulings(epoch, fit(found)))
 
     def on_rulings(self, peer: Key, message: Rulings) -> None:
         """A member tells what was decided."""
@@ -135,8 +137,8 @@ class Archive:
 
 
 def want(seat: Seat, slot: Slot, missing: Iterable[tuple[Key, bytes, int]], first: tuple[Key, ...]) -> None:
-    """Ask for payloads: of their owners, then of `first`, then of the other members."""
-    up = [key for key in seat.others if seat.peers.up(key)]
+    """Ask for payloads: of their owners, then of `first`, then of the other members and of all who have come further."""
+    up = [key for key in (*seat.others, *seat.peers.further(slot)) if seat.peers.up(key)]
     for key, digest, nbytes in missing:
         likely = dict.fromkeys((key, *first, *up))
         holders = [k for k in likely if k != seat.me and seat.peers.up(k)]
