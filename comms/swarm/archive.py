@@ -1,16 +1,18 @@
 """Decisions: those that are known and wait for their payloads, those that are done, and catching up with others."""
 
 from collections.abc import Iterable
+from itertools import islice
 
 from thinwire.comms.swarm.decision import Decision, Value, decide
 from thinwire.comms.swarm.effects import Decided, Rejoin, Want
 from thinwire.comms.swarm.messages import CatchUp, Ruling, Rulings, fit
 from thinwire.comms.swarm.payloads import Payloads
 from thinwire.comms.swarm.seat import Seat
-from thinwire.comms.swarm.view import Key, Slot, View, following
+from thinwire.comms.swarm.view import EpochId, Key, Slot, View, following
 
 KEPT = 256  # decisions
 AHEAD = 256  # decisions that may wait for payloads
+FETCHED = 4  # decisions whose payloads are fetched at a time
 MAX_HOLDERS = 16
 
 
@@ -21,11 +23,12 @@ class Archive:
         self._seat, self._payloads = seat, payloads
         self.decisions: dict[Slot, Decision] = {}
         self._waiting: dict[Slot, Decision] = {}
+        self._wanted: set[Slot] = set()  # asked for since the last time
         self._stuck = 0.0
 
     def clear(self) -> None:
         """Another lineage begins: what was decided in the old one and is not done counts no more."""
-        self._waiting = {}
+        self._waiting, self._wanted = {}, set()
         self._seat.disarm("want")
 
     @property
@@ -57,46 +60,46 @@ class Archive:
         return True
 
     def apply(self, now: float) -> Decision | None:
-        """The next decision if its payloads are here; else they are wanted."""
+        """The next decision if its payloads are here; else they are wanted, and those of the decisions after it."""
         decision = self._waiting.get(self._seat.slot)
         if decision is None:
             return None
-        if "want" in self._seat.due and self._lacks(decision):
-            return None
-        if not self._want(decision):
+        if not self._missing(decision):
             del self._waiting[decision.slot]
+            self._wanted.discard(decision.slot)
             self._seat.disarm("want")
             self.decisions[decision.slot] = decision
             if len(self.decisions) > KEPT:
                 del self.decisions[next(iter(self.decisions))]
-            self._tell(decision)
+            self._record(decision)
             return decision
-        self._stuck = now + self._seat.timing.stuck_s
-        self._seat.arm("want", now + self._seat.timing.want_s)
+        if "want" not in self._seat.due:
+            self._stuck = now + self._seat.timing.stuck_s
+            self._seat.arm("want", now + self._seat.timing.want_s)
+        self._want()
         return None
-
-    def _lacks(self, decision: Decision) -> bool:
-        held = self._payloads.desk(decision.slot).held
-        return any(counted[:2] not in held for counted in decision.counted)
 
     def want_again(self, now: float) -> None:
         """Payloads are still not here."""
-        decision = self._waiting.get(self._seat.slot)
-        if decision is not None:
+        if self._seat.slot in self._waiting:
             if now >= self._stuck:
-                toward = tuple(key for key in self._seat.others if self._seat.peers.up(key))
+                toward = tuple(key for key in self._seat.peers.further(self._seat.slot) if self._seat.view.index(key) is not None)
                 self._seat.emit(Rejoin("nobody sends a payload that counts", toward))
             self._seat.arm("want", now + self._seat.timing.want_s)
-            self._want(decision)
+            self._wanted = set()
+            self._want()
 
-    def _want(self, decision: Decision) -> bool:
-        """Ask for the payloads that are not here; whether there are any."""
+    def _want(self) -> None:
+        for slot, decision in islice(self._waiting.items(), FETCHED):
+            if slot not in self._wanted:
+                self._wanted.add(slot)
+                want(self._seat, slot, self._missing(decision), ())
+
+    def _missing(self, decision: Decision) -> list[tuple[Key, bytes, int]]:
         held = self._payloads.desk(decision.slot).held
-        missing = [counted for counted in decision.counted if counted[:2] not in held]
-        want(self._seat, decision.slot, missing, ())
-        return bool(missing)
+        return [counted for counted in decision.counted if counted[:2] not in held]
 
-    def _tell(self, decision: Decision) -> None:
+    def _record(self, decision: Decision) -> None:
         counted = {key: digest for key, digest, _ in decision.counted}
         self._seat.record(
             "commit", round=decision.slot.round, fragment=decision.slot.fragment, ballot=decision.ballot, counted=counted,
@@ -110,16 +113,18 @@ class Archive:
         """Let a peer tell what this member has missed."""
         self._seat.send((peer,), CatchUp(self._seat.epoch, self.next_unknown))
 
-    def on_catch_up(self, peer: Key, message: CatchUp) -> None:
-        """A peer asks for decisions."""
-        if message.slot >= self.next_unknown:
+    def tell(self, peer: Key, epoch: EpochId, slot: Slot) -> None:
+        """Decisions of an epoch from `slot` on; nothing, if it is this member's epoch and they are not kept any more."""
+        own = epoch == self._seat.epoch
+        if own and slot >= self.next_unknown:
             return
-        epoch, slot, found = self._seat.epoch, message.slot, []
+        found = []
         known = self.decisions | self._waiting
         while (decision := known.get(slot)) is not None and decision.epoch.digest == epoch:
             found.append(Ruling(slot, decision.ballot, decision.value, decision.chain))
             slot = following(slot, self._seat.fragments)
-        self._seat.send((peer,), Rulings(epoch, fit(found)))
+        if found or own:
+            self._seat.send((peer,), Rulings(epoch, fit(found)))
 
     def on_rulings(self, peer: Key, message: Rulings) -> None:
         """A member tells what was decided."""
@@ -135,8 +140,8 @@ class Archive:
 
 
 def want(seat: Seat, slot: Slot, missing: Iterable[tuple[Key, bytes, int]], first: tuple[Key, ...]) -> None:
-    """Ask for payloads: of their owners, then of `first`, then of the other members."""
-    up = [key for key in seat.others if seat.peers.up(key)]
+    """Ask for payloads: of their owners, then of `first`, then of the other members and of all who have come further."""
+    up = [key for key in (*seat.others, *seat.peers.further(slot)) if seat.peers.up(key)]
     for key, digest, nbytes in missing:
         likely = dict.fromkeys((key, *first, *up))
         holders = [k for k in likely if k != seat.me and seat.peers.up(k)]

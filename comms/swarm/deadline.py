@@ -33,7 +33,7 @@ class Timing:
     nudge_s: float = 0.5
     join_s: float = 0.5
     want_s: float = 3.0
-    stuck_s: float = 60.0
+    stuck_s: float = 10.0
 
 
 DEFAULT = Timing()

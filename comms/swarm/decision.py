@@ -101,6 +101,13 @@ class Standing(Struct, frozen=True, array_like=True, forbid_unknown_fields=True)
     ancestors: Annotated[tuple[EpochField, ...], Meta(max_length=8)] = ()
 
     @property
+    def why_not(self) -> str:
+        """What makes it impossible, or nothing."""
+        if len(self.members) != len(self.nonces) or list(self.members) != sorted(set(self.members)):
+            return "members"
+        return "" if len({number_of(key) for key in self.members}) == len(self.members) else "members with one number"
+
+    @property
     def view(self) -> View:
         """Who decides `slot`."""
         return View(Epoch(self.number, self.epoch), self.members, self.nonces)

@@ -15,9 +15,10 @@ from thinwire.comms.swarm.decision import LEFT, REPLACED, Standing
 from thinwire.comms.swarm.effects import Rejoin
 from thinwire.comms.swarm.messages import Beat, Begun, Consent, Found
 from thinwire.comms.swarm.seat import Seat
-from thinwire.comms.swarm.view import Epoch, EpochId, Key, Nonce, Slot, View, digest_of
+from thinwire.comms.swarm.view import EpochId, Key, Nonce, Slot, digest_of
 
 KEPT_ANCESTORS = 8
+TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,11 @@ class Lineage:
     def __init__(self, seat: Seat, archive: Archive, split: str) -> None:
         self._seat, self._archive, self._split = seat, archive, split
         self._lonely_since: float | None = None
+        self._tries = 0  # to go on without a quorum
         self._found: Standing | None = None  # asked of others by this member
         self._consents: set[Key] = set()
         self.consented: Standing | None = None
+        self.base: Standing | None = None  # where this member's epoch has begun
         self._yielded_at: float | None = None
 
     # -- bereavement -------------------------------------------------------------------------------------------------------------
@@ -73,7 +76,7 @@ class Lineage:
     def check(self, now: float) -> None:
         """Somebody came or went: is there still a quorum?"""
         if self._seat.is_member and self._seat.quorate():
-            self._lonely_since = self._found = None
+            self._lonely_since, self._found, self._tries = None, None, 0
             self._seat.disarm("bereaved")
             return
         if self._lonely_since is None:
@@ -89,8 +92,10 @@ class Lineage:
         seat, timing = self._seat, self._seat.timing
         missing = [(k, n) for k, n in zip(seat.view.members, seat.view.nonces, strict=True) if k not in seat.presence.present]
         if not seat.is_member:  # follows a group: only if nobody of it is there at all, and not for a moment's cut
-            alone = self._split == "continue" and not any(seat.reachable(key) for key in seat.others)
-            return 2 * timing.bereaved_s if alone else None
+            if self._split != "continue" or any(seat.reachable(key) for key in seat.others):
+                return None
+            others = [key for key, peer in seat.peers.items() if peer.up and not peer.elsewhere and key < seat.me]
+            return (3 if others else 2) * timing.bereaved_s  # the lowest key goes first, and the rest follows it
         if all(seat.fate(key, nonce) in (LEFT, REPLACED) for key, nonce in missing):
             return 0.0  # they never come back as who they were
         if self._split != "continue":
@@ -102,7 +107,8 @@ class Lineage:
         """No quorum for too long: ask those who are there; returns the new epoch if that is nobody else."""
         seat = self._seat
         seat.arm("bereaved", now + seat.timing.bereaved_down_s)  # somebody may have gone meanwhile
-        if self._archive.behind:
+        self._tries += 1
+        if self._waits():
             return None
         there = [(k, n) for k, n in zip(seat.view.members, seat.view.nonces, strict=True) if k in seat.presence.present]
         if not seat.is_member:
@@ -117,22 +123,20 @@ class Lineage:
         seat.send(members, Found(seat.epoch, self._found))
         return None
 
+    def _waits(self) -> bool:
+        """Whether to wait for payloads of what is decided: they may still come, but not for ever if their holders have died."""
+        return self._archive.behind and self._tries <= TRIES
+
     def on_found(self, sender: Key, message: Found) -> None:
         """A member asks to go on in a new epoch."""
         seat, asked = self._seat, message.standing
         if asked.slot > seat.slot:
             self._archive.ask(sender)
             return
-        view = View(Epoch(asked.number, asked.epoch), asked.members, asked.nonces)
-        named = len(asked.members) == len(asked.nonces) and view.has(seat.me, seat.nonce) and view.index(sender) is not None
-        among = named and all(seat.view.has(key, nonce) for key, nonce in zip(asked.members, asked.nonces, strict=True))
-        if (
-            not among
-            or asked != successor(seat.standing, asked.members, asked.nonces)
-            or tuple(sorted(set(asked.members))) != asked.members
-        ):
+        sound = not asked.why_not and asked.view.has(seat.me, seat.nonce) and asked.view.index(sender) is not None
+        if not sound or asked != self._again(asked) or not all(map(seat.view.has, asked.members, asked.nonces)):
             seat.refuse("epoch to found")
-        elif self._archive.behind or (seat.is_member and seat.quorate()):
+        elif self._waits() or (seat.is_member and seat.quorate()):
             seat.refuse("no need of a new epoch")
         else:
             self.consented = asked
@@ -145,37 +149,47 @@ class Lineage:
             self._seat.refuse("consent")
             return None
         self._consents.add(sender)
-        if len(self._consents) < len(found.members) or found != self._again(found) or self._archive.behind:
+        if len(self._consents) < len(found.members) or found != self._again(found) or self._waits():
             return None
-        self._seat.send(found.members, Begun(self._seat.epoch, found.epoch))
+        self._seat.send(found.members, Begun(self._seat.epoch, found))
         return found
 
-    def on_begun(self, founded: EpochId) -> Standing | None:
-        """All have consented; returns the new epoch if this member still stands where it consented."""
-        asked = self.consented
-        if asked is None or asked.epoch != founded or asked != self._again(asked) or self._archive.behind:
-            self._seat.refuse("begun")
-            return None
-        return asked
+    def on_begun(self, sender: Key, begun: Standing) -> Standing | None:
+        """An epoch has begun that follows on this one; returns it if this member can go on there as it stands."""
+        seat = self._seat
+        if begun.why_not or begun.ancestors[:1] != (seat.epoch,) or (seat.is_member and seat.quorate() and begun != self.consented):
+            seat.refuse("begun")
+        elif begun == self._again(begun) and not self._waits():
+            return begun
+        elif begun.slot <= seat.slot:  # this member has gone on where they have not, or has another past
+            self._give_way("the others have gone on from an earlier round", sender)
+        else:
+            self._archive.ask(sender)
+        return None
 
     def _again(self, asked: Standing) -> Standing:
         return successor(self._seat.standing, asked.members, asked.nonces)
 
-    def begin(self) -> None:
+    def begin(self, base: Standing) -> None:
         """Another epoch has begun here."""
         self._lonely_since = self._found = self.consented = self._yielded_at = None
-        self._seat.yielding = False
+        self._tries, self.base, self._seat.yielding = 0, base, False
 
     # -- meeting -----------------------------------------------------------------------------------------------------------------
 
     def meet(self, sender: Key, beat: Beat, now: float) -> None:
         """A member of another lineage says where it stands."""
         seat = self._seat
-        if beat.epoch in seat.ancestors and seat.view.index(sender) is not None:
-            seat.send((sender,), Begun(beat.epoch, seat.epoch))  # it has consented, and missed the beginning
+        if self.base is not None and self.base.ancestors[:1] == (beat.epoch,):
+            seat.send((sender,), Begun(beat.epoch, self.base))  # it may have missed the beginning, and be able to follow as it stands
         mine = Claim(seat.epoch, seat.ancestors, seat.work, seat.quorate())
         why = gives_way(mine, Claim(beat.epoch, beat.ancestors, beat.work, beat.quorate))
-        if why and (self._yielded_at is None or now - self._yielded_at >= seat.timing.want_s):
+        if why and beat.ancestors[:1] == (seat.epoch,):
+            seat.send((sender,), seat.beat())  # the answer says from where they have gone on
+        elif why and (self._yielded_at is None or now - self._yielded_at >= seat.timing.want_s):
             self._yielded_at = now
-            seat.yielding = True
-            seat.emit(Rejoin(why, (sender,)))
+            self._give_way(why, sender)
+
+    def _give_way(self, why: str, sender: Key) -> None:
+        self._seat.yielding = True
+        self._seat.emit(Rejoin(why, (sender,)))

@@ -14,9 +14,9 @@ from thinwire.comms.swarm.lineage import Lineage, founding
 from thinwire.comms.swarm.messages import (
     Accept,
     Beat,
+    Begun,
     CatchUp,
     Commit,
-    Consent,
     Found,
     Have,
     Join,
@@ -128,7 +128,12 @@ class Machine:
         return self.follow(founding(slot, self._seat.me, self._seat.nonce), now)
 
     def follow(self, standing: Standing, now: float) -> list[Effect]:
-        """Follow a group, whose state before `standing.slot` is here, and become a member as soon as it decides so."""
+        """Follow a group, whose state before `standing.slot` is here, and become a member as soon as it decides so.
+
+        Raises `ValueError` for a standing that no member has.
+        """
+        if standing.why_not:
+            raise ValueError(f"cannot follow from there: {standing.why_not}")
         self._seat.stand(standing)
         if standing.work:
             self._patience.unknown_s = self._seat.timing.early_s
@@ -288,11 +293,13 @@ class Machine:
         seat = self._seat
         asked = self._lineage.consented
         if asked is not None and message.epoch == asked.epoch:  # who speaks in it knows that all have consented
-            self._enter(self._lineage.on_begun(asked.epoch), now)
+            self._enter(self._lineage.on_begun(sender, asked), now)
         if isinstance(message, Leave):
             peer.left = nonce
             self._observers.drop(sender)
             self._changed(now)
+        elif isinstance(message, CatchUp):  # of this epoch, or of one before it
+            self._archive.tell(sender, message.epoch, message.slot)
         elif message.epoch != seat.epoch:
             if isinstance(message, Beat):
                 self._lineage.meet(sender, message, now)
@@ -305,22 +312,21 @@ class Machine:
             peer.slot, peer.unfit = message.slot, None if message.quorate else message.slot
             if message.slot > self._archive.next_unknown:
                 self._archive.ask(sender)
-        elif isinstance(message, CatchUp):
-            self._archive.on_catch_up(sender, message)
         elif isinstance(message, Join):
             self._observers.add(sender, nonce, message.slot)
-            if message.slot < seat.slot:
-                self._archive.on_catch_up(sender, CatchUp(seat.epoch, message.slot))
+            self._archive.tell(sender, seat.epoch, message.slot)
+        elif isinstance(message, Begun):
+            self._enter(self._lineage.on_begun(sender, message.standing), now)
+        elif isinstance(message, Rulings) and not seat.quorate():  # of whoever has followed for longer
+            self._archive.on_rulings(sender, message)
         elif not seat.view.has(sender, nonce):
             seat.refuse("no member")
         elif isinstance(message, Rulings):
             self._archive.on_rulings(sender, message)
         elif isinstance(message, Found):
             self._lineage.on_found(sender, message)
-        elif isinstance(message, Consent):
-            self._enter(self._lineage.on_consent(sender, message), now)
         else:
-            self._enter(self._lineage.on_begun(message.founded), now)
+            self._enter(self._lineage.on_consent(sender, message), now)
 
     def _take_of_round(self, sender: Key, nonce: Nonce, peer: Peer, message: RoundMessage, now: float) -> None:
         seat = self._seat
@@ -329,7 +335,7 @@ class Machine:
         if message.slot < seat.slot:
             seat.refuse("decided")
             if isinstance(message, (Propose, Prepare, Promise)):
-                self._archive.on_catch_up(sender, CatchUp(seat.epoch, message.slot))
+                self._archive.tell(sender, seat.epoch, message.slot)
             elif isinstance(message, Have):
                 seat.send((sender,), seat.beat())
         elif message.slot > seat.slot:
@@ -380,7 +386,7 @@ class Machine:
         if round_.outcome is not None and round_.ballots.leader(decision.ballot) == seat.me:
             told = [*self._observers.keys(), *(n.key for n in decision.value.joined)]
             for key in told:
-                self._archive.on_catch_up(key, CatchUp(seat.epoch, decision.slot))
+                self._archive.tell(key, seat.epoch, decision.slot)
 
     def _begin(self, now: float) -> None:
         self._round = Round(self._seat, self._payloads, self._archive, self._patience, self._observers)
@@ -408,6 +414,8 @@ class Machine:
                 peer.elsewhere, peer.unfit = False, None
         self._archive.clear()
         self._payloads.forget_announced(seat.me)
-        self._lineage.begin()
+        self._observers.clear()
+        self._lineage.begin(standing)
         self._stash = {}
         self._begin(now)
+        self._ask_to_join(now)

@@ -147,9 +147,9 @@ class Consent(_Message, frozen=True, tag="consent"):
 
 
 class Begun(_Message, frozen=True, tag="begun"):
-    """All have consented: it begins."""
+    """An epoch that follows on this one has begun, from where `standing` says: all of its members have consented."""
 
-    founded: EpochField
+    standing: Standing
 
 
 Message: TypeAlias = (

@@ -37,6 +37,10 @@ class Observers:
         """Who has to be told of decisions."""
         return tuple(sorted(key for key, o in self._observers.items() if not self._seat.view.has(key, o.nonce)))
 
+    def clear(self) -> None:
+        """Another epoch begins: who follows asks again, in it."""
+        self._observers = {}
+
     def settle(self) -> None:
         """Another view decides: its members follow no more."""
         for key in [key for key, o in self._observers.items() if self._seat.view.has(key, o.nonce)]:

@@ -61,6 +61,10 @@ class Peers:
         """All that have a link, in the order of their keys."""
         return sorted(key for key, peer in self._peers.items() if peer.link)
 
+    def further(self, slot: Slot) -> list[Key]:
+        """Those of this lineage who are up and have done this slot, in the order of their keys."""
+        return sorted(k for k, p in self._peers.items() if p.up and not p.elsewhere and p.slot is not None and p.slot > slot)
+
     def excuse(self, seconds: float) -> None:
         """This process itself has stood still for so long: nobody else is to blame."""
         for peer in self._peers.values():
