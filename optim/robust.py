@@ -24,8 +24,8 @@ BLOCK = 1 << 20  # coefficients in one exact sum
 def clipped(plan: Plan, sent: Sequence[Values]) -> Tensor:
     """`contributors` (`mean` for dense codes) of payloads shortened to the median norm, copies counted once.
 
-    The median is that of the payloads that are not zero, of an even number the larger of the two in the middle. What fewer than one more
-    than a quarter of the members have sent is divided by that many: a coefficient is no hostile quarter's to move alone.
+    The median is that of the payloads that are not zero, of an even number the larger of the two in the middle. Among four or more
+    members what only one has sent counts half: on most coefficients of a sparse code a hostile member is alone.
     """
     norms = [norm(part.values) for part in sent]
     first = [i for i, part in enumerate(sent) if not any(norms[i] == norms[j] and _same(part, sent[j]) for j in range(i))]
@@ -35,7 +35,7 @@ def clipped(plan: Plan, sent: Sequence[Values]) -> Tensor:
     summed, count = total(plan, counted)
     if count is None:
         return summed / torch.full_like(summed, len(counted))
-    return summed / count.clamp_(min=float(len(sent) // 4 + 1))
+    return summed / count.clamp_(min=2.0 if len(sent) >= 4 else 1.0)
 
 
 def trimmed(plan: Plan, sent: Sequence[Values]) -> Tensor:
