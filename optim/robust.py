@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thinwire.comms.codec import Codec, Plan, Values
-from thinwire.optim.aggregate import Aggregator, contributors, mean
+from thinwire.optim.aggregate import Aggregator, contributors, mean, total
 
 BITS = 24  # of the largest magnitude of a payload that its norm takes into account
 BLOCK = 1 << 20  # coefficients in one exact sum
@@ -24,14 +24,18 @@ BLOCK = 1 << 20  # coefficients in one exact sum
 def clipped(plan: Plan, sent: Sequence[Values]) -> Tensor:
     """`contributors` (`mean` for dense codes) of payloads shortened to the median norm, copies counted once.
 
-    The median is that of the payloads that are not zero, of an even number the larger of the two in the middle.
+    The median is that of the payloads that are not zero, of an even number the larger of the two in the middle. What fewer than one more
+    than a quarter of the members have sent is divided by that many: a coefficient is no hostile quarter's to move alone.
     """
     norms = [norm(part.values) for part in sent]
     first = [i for i, part in enumerate(sent) if not any(norms[i] == norms[j] and _same(part, sent[j]) for j in range(i))]
     ranked = sorted(norms[i] for i in first if norms[i])
     median = ranked[len(ranked) // 2] if ranked else 0.0
     counted = [_shortened(sent[i], median / norms[i]) if norms[i] > median else sent[i] for i in first]
-    return contributors(plan, counted)
+    summed, count = total(plan, counted)
+    if count is None:
+        return summed / torch.full_like(summed, len(counted))
+    return summed / count.clamp_(min=float(len(sent) // 4 + 1))
 
 
 def trimmed(plan: Plan, sent: Sequence[Values]) -> Tensor:

@@ -32,7 +32,7 @@ class Timing:
     flush_s: float = 0.05
     nudge_s: float = 0.5
     join_s: float = 0.5
-    want_s: float = 5.0
+    want_s: float = 3.0
     stuck_s: float = 60.0
 
 

@@ -39,6 +39,7 @@ class Round:
         self._relayed: set[Key] = set()
         self._first_at: float | None = None
         self._quorum_at: float | None = None
+        self._moved_at: float | None = None
         self._overdue = self._nudges = 0
         self._progress = False
         seat.disarm(*TIMERS)
@@ -122,7 +123,7 @@ class Round:
         if self._quorum_at is None and 2 * self._held.bit_count() > len(self.view.members):
             self._quorum_at = now
         if self._progress or "ballot" not in self._seat.due:
-            self._progress = False
+            self._progress, self._moved_at = False, now
             self._seat.arm("ballot", now + self._patience.ballot_s(self.ballots.promised, self._seat.silence.seconds()))
 
     def _relay(self) -> None:
@@ -310,15 +311,13 @@ class Round:
     def nudge(self, now: float) -> None:
         """Say again what may have been lost."""
         self._nudges += 1
-        self._seat.arm("nudge", now + self._seat.timing.nudge_s * 2 ** min(self._nudges, 3))
+        self._seat.arm("nudge", now + self._seat.timing.nudge_s * self._seat.silence.scale * 2 ** min(self._nudges, 3))
         if self.outcome is not None or not self._seat.is_member:
             return
         ballots, leader, own = self.ballots, self.ballots.leader(), self._desk.announced.get(self._seat.me)
-        if self._lacking and ballots.offered is not None:
-            missing = [counted for counted in ballots.offered.value.counted(self.view) if counted[:2] in self._lacking]
-            want(self._seat, self.slot, missing, (leader,))
+        self._want_again(now)
         if own is not None:
-            self._seat.send(self._seat.others if leader == self._seat.me else (leader,), self._ready(own))
+            self._seat.send(self._seat.others, self._ready(own))
         if ballots.accepted is not None and ballots.accepted.ballot == ballots.promised:
             self._seat.send(self._voters(), Accept(self._seat.epoch, self.slot, ballots.promised, ballots.accepted.value.check))
         if leader != self._seat.me:
@@ -328,6 +327,18 @@ class Round:
         elif ballots.promised:
             prepare = Prepare(self._seat.epoch, self.slot, ballots.promised)
             self._seat.send([key for key in self._seat.others if not ballots.promises(key)], prepare)
+
+    def _want_again(self, now: float) -> None:
+        """What is voted on is not here yet, or what was announced has not come although nothing else is on its way."""
+        offered, timing = self.ballots.offered, self._seat.timing
+        if self._lacking and offered is not None:
+            missing = [counted for counted in offered.value.counted(self.view) if counted[:2] in self._lacking]
+            want(self._seat, self.slot, missing, (self.ballots.leader(),))
+        elif self._moved_at is not None and now - self._moved_at >= timing.want_s:
+            for key, announced in self._desk.announced.items():
+                if not self._desk.holds(key):
+                    holders = tuple(k for k, bits in self._haves.items() if bits >> (self.view.index(key) or 0) & 1)
+                    want(self._seat, self.slot, [(key, announced.digest, announced.nbytes)], holders)
 
     # -- messages, all of them from other members of the view and about this slot --------------------------------------------------
 

@@ -152,7 +152,8 @@ class Node:
 
     def found(self) -> None:
         """Be the first."""
-        self._live()
+        if not self.alive:
+            self._live()
         self.states = {Slot(0): b"state 0"}
         self.record("join", {"digest": b"", "round": 0, "after": self.states[Slot(0)]})
         self._run(lambda machine, now: machine.found(now))
@@ -176,7 +177,9 @@ class Node:
         incarnation = self.incarnation
         if donor is None:
             self.adopting = False
-            if self.machine is None:
+            if self.machine is None and self.world.nobody_before(self):
+                self.found()
+            elif self.machine is None:
                 self.world.after(1.0, lambda: self.adopt(()) if self.alive and self.incarnation == incarnation else None)
             return
         assert donor.machine is not None
@@ -208,7 +211,7 @@ class Node:
         self.last, self.lived = None, self.world.now
         self.feed(begin)
         for other in self.world.nodes:
-            if other is not self and other.alive and self.world.connected(other, self):
+            if other is not self and self.world.linked(self, other):
                 self.feed(lambda machine, now, key=other.key: machine.up(key, now))  # type: ignore[misc]
         self.compute()
 

@@ -107,7 +107,7 @@ class World:
         self.decided: dict[tuple[bytes, Slot], Decision] = {}
         self.calm_since = 0.0
         self.trap: str | None = None
-        self._ended: set[tuple[int, int]] = set()  # links that have been told to have ended
+        self._links: set[frozenset[int]] = set()
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._arrival: dict[tuple[int, int], float] = {}
@@ -200,17 +200,30 @@ class World:
             self.after(took, lambda: self._land(holders[0], node, incarnation, want.slot, want.key, want.digest))
 
     def stand(self, node: Node) -> None:
-        """A process lives: its links stand."""
+        """A process lives: it connects to all others."""
+        self._links = {pair for pair in self._links if node.index not in pair}
         for other in self.nodes:
-            if other is not node and other.alive:
-                self.after(self.net.latency_s, lambda o=other: self._stands(o, node))  # type: ignore[misc]
+            self.after(2 * self.net.latency_s, lambda o=other: self._connect(node, o))  # type: ignore[misc]
 
-    def _stands(self, a: Node, b: Node) -> None:
-        if self.connected(b, a):
+    def _connect(self, a: Node, b: Node) -> None:
+        pair = frozenset((a.index, b.index))
+        if a is not b and pair not in self._links and self.connected(a, b) and self.connected(b, a):
+            self._links.add(pair)
             a.feed(lambda machine, now: machine.up(b.key, now))
+            b.feed(lambda machine, now: machine.up(a.key, now))
 
-    def _ends(self, a: Node, b: Node) -> None:
+    def nobody_before(self, node: Node) -> bool:
+        """Whether everybody has died, and this is the first of those who come back: it begins again."""
+        return not any(other.alive and (other.machine is not None or other.index < node.index) for other in self.nodes)
+
+    def linked(self, a: Node, b: Node) -> bool:
+        """Whether a link stands, cut or not."""
+        return frozenset((a.index, b.index)) in self._links
+
+    def _end(self, a: Node, b: Node) -> None:
+        self._links.discard(frozenset((a.index, b.index)))
         a.feed(lambda machine, now: machine.down(b.key, now))
+        b.feed(lambda machine, now: machine.down(a.key, now))
 
     # -- faults ------------------------------------------------------------------------------------------------------------------
 
@@ -229,8 +242,8 @@ class World:
         node = self.node(i)
         node.alive = node.paused = False
         for other in self.nodes:
-            if other is not node and other.alive:
-                self.after(self.net.end_s, lambda o=other: self._ends(o, node))  # type: ignore[misc]
+            if self.linked(node, other):
+                self.after(self.net.end_s, lambda o=other: self._end(node, o))  # type: ignore[misc]
 
     def _do_restart(self, i: int) -> None:
         if not self.node(i).alive:
@@ -244,7 +257,8 @@ class World:
         if node.alive:
             node.leaving = True
             node.feed(lambda machine, now: machine.leave(now))
-            self.after(2 * self.compute_s, lambda: self._do_crash(i))
+            incarnation = node.incarnation
+            self.after(2 * self.compute_s, lambda: self._do_crash(i) if node.incarnation == incarnation else None)
 
     def _do_pause(self, i: int) -> None:
         self.node(i).paused = self.node(i).alive
@@ -269,17 +283,12 @@ class World:
             self.after(self.net.cut_s, lambda: self._notice(a, b))
 
     def _notice(self, a: int, b: int) -> None:
-        if (a, b) in self.cuts:
-            self._ended |= {(a, b), (b, a)}
-            self._ends(self.node(a), self.node(b))
-            self._ends(self.node(b), self.node(a))
+        if (a, b) in self.cuts and self.linked(self.node(a), self.node(b)):
+            self._end(self.node(a), self.node(b))
 
     def _do_mend(self, a: int, b: int) -> None:
         self.cuts.discard((a, b))
-        if (a, b) in self._ended and (b, a) not in self.cuts:
-            self._ended -= {(a, b), (b, a)}
-            self._stands(self.node(a), self.node(b))
-            self._stands(self.node(b), self.node(a))
+        self._connect(self.node(a), self.node(b))
 
     def _do_part(self, *side: int) -> None:
         for a in side:
@@ -295,11 +304,9 @@ class World:
     def _do_flap(self, i: int) -> None:
         node = self.node(i)
         for other in self.nodes:
-            if other is not node and other.alive and node.alive:
-                self._ends(node, other)
-                self._ends(other, node)
-                self.after(0.2, lambda o=other: self._stands(o, node))  # type: ignore[misc]
-                self.after(0.2, lambda o=other: self._stands(node, o))  # type: ignore[misc]
+            if self.linked(node, other):
+                self._end(node, other)
+                self.after(0.2, lambda o=other: self._connect(node, o))  # type: ignore[misc]
 
     def _do_kill_leader(self, state: str) -> None:
         self.trap = state

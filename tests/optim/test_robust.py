@@ -179,6 +179,7 @@ def train(kind: str, seed: int, name: str, aggregate: str | None = None) -> floa
         return float((net(x) - truth(x)).square().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flip x10", "huge", "nan", "replay"])
 @pytest.mark.parametrize("name", ["blockmax", "topk", "int8"])
 def test_two_hostile_members_of_eight_cost_at_most_a_quarter_of_the_loss(name: str, kind: str) -> None:
