@@ -22,7 +22,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from benchmarks.chaos import rows
+from benchmarks.chaos import rows, simulated
 from benchmarks.chaos.faults import KINDS, plan
 from benchmarks.chaos.fleet import MARK, Fleet, left_behind
 from benchmarks.chaos.net import Net, Places, can_cut, open_lab_net
@@ -145,9 +145,9 @@ def main(argv: list[str] | None = None) -> None:
         refuse_unwritable(options.results)
         console.print(f"seed {options.seed}: {options.events} events, {options.members} members", highlight=False)
         if options.simulate:
-            from benchmarks.chaos.simulated import simulate
-
-            made = simulate(options, console)
+            made, lines = simulated.record(plan(options.seed, options.events, options.chosen()), options.settings())
+            for line in lines:
+                console.print(line, markup=False, highlight=False)
         else:
             made = run(options, console)
         append(options.results, made)

@@ -76,7 +76,7 @@ def table(records: Sequence[Record]) -> Table:
             *(f"{numbers[name] or 0:.0f}" for name in ("rounds", "divergent", "hangs")),
             *(span(one.seconds.get(f"recovery, {kind}")) for kind in KILLS),
             span(one.seconds.get("join")),
-            f"{numbers['throughput_kept'] or 0:.1%}",
+            "-" if numbers["throughput_kept"] is None else f"{numbers['throughput_kept']:.1%}",
             "green" if one.status == OK else one.reason,
         )
     return made

@@ -58,7 +58,7 @@ class Life:
 
     def _join(self, place: Place, event: Event) -> None:
         slot = slot_of(event)
-        self._run.seen.setdefault(event.digest, place)
+        self._run.saw(event.digest, place)
         self._decided = self._applied = slot, True
         self._state = event.after
         self._epochs = {}
@@ -72,7 +72,7 @@ class Life:
 
     def _commit(self, place: Place, event: Event) -> None:
         slot = slot_of(event)
-        self._run.seen.setdefault(event.digest, place)
+        self._run.saw(event.digest, place)
         self._follow("decided", place, event, self._decided)
         self._decided = slot, False
         self._epochs[slot] = event.digest

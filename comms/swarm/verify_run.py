@@ -52,6 +52,11 @@ class Run:
         self.holes = 0
         self._order: dict[str, list[Slot]] = {}
 
+    def saw(self, digest: str, place: Place) -> None:
+        """Something has happened in this epoch; a founder's join comes before its epoch has a name."""
+        if digest:
+            self.seen.setdefault(digest, place)
+
     def decide(self, place: Place, event: Event) -> None:
         key = event.digest, slot_of(event)
         found = _Decided(place, event.counted, event.skipped, event.members, event.chain)

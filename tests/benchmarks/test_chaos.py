@@ -15,6 +15,7 @@ from benchmarks.chaos.doom import Doom
 from benchmarks.chaos.faults import KINDS, LEADER_STATES, plan
 from benchmarks.chaos.fleet import MARK, Fleet, left_behind
 from benchmarks.chaos.run import Chaos, ChaosError
+from benchmarks.chaos.simulated import events_of, play
 from benchmarks.chaos.swarm import Swarm
 from benchmarks.chaos.watch import Watch
 from tests.benchmarks.chaos_toy import ToySpecs, failing, toy, toy_bootstrap
@@ -247,3 +248,25 @@ def test_only_the_leader_of_the_round_dies_and_not_before_it() -> None:
     assert follower.receive("x", None)
     nobody, _ = doomed("")
     assert nobody.receive("x", Accept())
+
+
+# -- the simulator -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_the_same_to_the_bit_in_the_simulator_and_its_histories_verify(tmp_path: Path) -> None:
+    faults = plan(3, 25, KINDS)
+    first, verdict = play(faults, 4, 3, tmp_path / "a")
+    again, _ = play(faults, 4, 3, tmp_path / "b")
+    other, _ = play(faults, 4, 4, tmp_path / "c")
+    assert first.trace == again.trace != other.trace
+    assert not first.broken
+    assert verdict.green, verdict.violations[:3]
+    assert verdict.checked["same state"] > 300
+
+
+def test_events_of_the_simulator_are_in_order_and_everybody_comes_back() -> None:
+    events = events_of(plan(0, 300, KINDS), 4)
+    assert [event[0] for event in events] == sorted(event[0] for event in events)
+    for i in range(4):
+        mine = [event[1] for event in events if event[1] in ("crash", "leave", "restart", "pause", "resume") and event[2] == i]
+        assert mine[-1] in ("restart", "resume")
