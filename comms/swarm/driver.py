@@ -100,7 +100,11 @@ class Driver:
 
     def start(self, slot: Slot, frame: bytes) -> None:
         """This member's payload of a slot; what was brought first counts."""
-        if slot < self.machine.next_slot or self._closed:
+        if self._closed:
+            return
+        if slot < self.machine.next_slot:
+            if slot not in self.settled:
+                self._on_astray("the group is too far ahead: what counted in that round is not kept here any more")
             return
         blob = Blob.of(seal(self._identity, self.nonce, frame))
         self._blob_nbytes, self.own = blob.nbytes, (slot, blob.digest)

@@ -10,6 +10,7 @@ longer than `patience_s`.
 import asyncio
 import logging
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -32,6 +33,7 @@ from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.lineage import founding
 from thinwire.comms.swarm.loop import LoopThread
 from thinwire.comms.swarm.offers import Offers
+from thinwire.comms.swarm.p2pd import key_in
 from thinwire.comms.swarm.sealed import number_of
 from thinwire.comms.swarm.status import QUESTION, Status, encode
 from thinwire.comms.swarm.transport import PeerError, Transport
@@ -110,28 +112,18 @@ class SwarmGroup(Group):
             raise ValueError(f"trust is {trust!r}; one of lan, federation, open")
         if trust == "federation" and not allowed:
             raise ValueError("trust='federation' needs the keys that may take part: allowed=[...] (thinwire keygen prints a member's)")
-        self.identity = (
-            identity if isinstance(identity, Identity) else Identity.load_or_create(identity) if identity else Identity.generate()
-        )
-        super().__init__(
-            number_of(self.identity.key),
-            (number_of(self.identity.key),),
-            run=xxhash.xxh3_64_intdigest(run_id.encode()),
-            timeout_s=FOREVER_S,
-        )
+        self._folder = tempfile.TemporaryDirectory(prefix="thinwire-swarm-")  # of a key that is not kept
+        kept = identity is not None and not isinstance(identity, Identity)
+        self._identity_file = Path(identity) if kept else Path(self._folder.name, "identity")
+        self.identity = identity if isinstance(identity, Identity) else Identity.load_or_create(self._identity_file)
+        number = number_of(self.identity.key)
+        super().__init__(number, (number,), run=xxhash.xxh3_64_intdigest(run_id.encode()), timeout_s=FOREVER_S)
         self.run_id, self.trust = run_id, trust
         self._allowed = frozenset(allowed) | {self.identity.key} if trust == "federation" else None
-        self._founds = initial_peers is None
+        self._founds, self._initial = initial_peers is None, tuple(initial_peers or ())
         self._split, self._history_folder = split, history
         self._loop = LoopThread(f"thinwire-swarm-{self.rank}")
-        if transport is None:
-            from thinwire.comms.swarm.node import Node
-
-            self._transport: Transport = Node(
-                self.identity, initial_peers=tuple(initial_peers or ()), listen=tuple(listen), announce=tuple(announce)
-            )
-        else:
-            self._transport = transport(self.identity)
+        self._transport = transport(self.identity) if transport else self._node(tuple(initial_peers or ()), listen, announce)
         self._offers = Offers(self._keep, self._drop)
         self._news = threading.Condition()
         self._settled: dict[Slot, Settled] = {}
@@ -145,6 +137,14 @@ class SwarmGroup(Group):
         self._began = time.monotonic()
         self._started_transport = False
         self._background: list[Any] = []
+
+    def _node(self, initial_peers: Sequence[str], listen: Sequence[str], announce: Sequence[str]) -> Transport:
+        from thinwire.comms.swarm.node import Node
+        from thinwire.comms.swarm.p2pd import DaemonOptions
+
+        if not self._identity_file.exists():
+            self.identity.save(self._identity_file)
+        return Node(self._identity_file, initial_peers=initial_peers, options=DaemonOptions(listen=tuple(listen), announce=tuple(announce)))
 
     # -- what an elastic group has -------------------------------------------------------------------------------------------------
 
@@ -217,7 +217,8 @@ class SwarmGroup(Group):
     async def _seek(self, lines: Sequence[str], expected: Snapshot, *, patient: bool) -> Found | None:
         """The state of the run, or None when nobody is there."""
         began, told = time.monotonic(), False
-        doors: dict[Key, tuple[str, ...]] = {}
+        first = {key: (address,) for address in self._initial for key in [key_in(address)] if key is not None and key != self.identity.key}
+        doors: dict[Key, tuple[str, ...]] = dict(first)
         asked_s = -1.0
         while True:
             if time.monotonic() - asked_s > 2.0:
@@ -231,11 +232,11 @@ class SwarmGroup(Group):
             if found is not None:
                 return found
             waited = time.monotonic() - began
-            if not doors and waited > LONELY_S:
-                return None
+            if waited > LONELY_S and not doors.keys() - first.keys() and (not first or any(map(self._transport.is_up, first))):
+                return None  # peers to start from are there, and nobody has begun the run
             if waited > LONELY_S and not told:
                 told = True
-                log.warning("members of %r are announced, but none lets this one in yet: trying on", self.run_id)
+                log.warning("run %r: none of %d peers can be reached or lets this member in yet; trying on", self.run_id, len(doors))
             if patient and waited > 60.0:
                 return None
             await asyncio.sleep(AGAIN_S)
@@ -323,9 +324,6 @@ class SwarmGroup(Group):
                     raise TransportError("this member has left the group")
                 if self.astray is not None:
                     raise Astray(self.astray, self._delivered)
-                if slot < self._driver.machine.next_slot and slot not in self._driver.settled:
-                    self.astray, self._delivered = "the group is too far ahead", False
-                    continue
                 self._news.wait(1.0)
             for old in [kept for kept in self._settled if kept < slot]:
                 del self._settled[old]
@@ -415,6 +413,7 @@ class SwarmGroup(Group):
             except TimeoutError:
                 log.warning("member %d: the network did not close within 10 s", self.rank)
         self._offers.close()
+        self._folder.cleanup()
         self._loop.close()
         if self._journal is not None:
             self._journal.close()
