@@ -20,7 +20,7 @@ from torch import Tensor
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.decision import Decision, Standing
 from thinwire.comms.swarm.effects import Decided, Effect, Push, Record, Rejoin, Send, Want
-from thinwire.comms.swarm.envelope import EnvelopeError, Envelopes
+from thinwire.comms.swarm.envelope import EnvelopeError, Envelopes, Place
 from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.machine import Machine
 from thinwire.comms.swarm.messages import RefusedMessage, pack, unpack
@@ -134,12 +134,14 @@ class Driver:
         if self._closed:
             return
         try:
-            nonce, body = self._envelopes.open(peer, data)
-            message = unpack(body)
-        except (EnvelopeError, RefusedMessage) as error:
-            self.transport.refused[getattr(error, "reason", "message")] += 1
+            letter = self._envelopes.open(data, peer)
+            message = unpack(letter.body)
+        except EnvelopeError:  # counted there
             return
-        self._do(self.machine.receive(peer, nonce, message, self._now()))
+        except RefusedMessage:
+            self.transport.refused["message"] += 1
+            return
+        self._do(self.machine.receive(peer, letter.nonce, message, self._now()))
 
     def _up(self, peer: Key) -> None:
         self._do(self.machine.up(peer, self._now()))
@@ -182,7 +184,7 @@ class Driver:
             if self._closed:
                 return
             if isinstance(effect, Send):
-                data = self._envelopes.close(pack(effect.message))
+                data = self._envelopes.seal(pack(effect.message), Place(self._plan, self.machine.epoch))
                 for peer in effect.to:
                     self.transport.send(peer, data)
             elif isinstance(effect, Push):

@@ -103,10 +103,10 @@ class Node(Transport):
         return await self._bulk.ask(peer, name, request, limit_nbytes, timeout_s)
 
     async def announce(self, run: str, record: bytes) -> None:
-        raise NotImplementedError
+        raise PeerError("no DHT yet")
 
     async def lookup(self, run: str) -> dict[Key, bytes]:
-        raise NotImplementedError
+        raise PeerError("no DHT yet")
 
     # ------------------------------------------------------------------ p2pd
 
