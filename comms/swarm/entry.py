@@ -178,6 +178,18 @@ async def ask_at_doors(
     return Found(snapshot, answer.standing, dict(doors))
 
 
+async def has_counted(transport: Transport, members: Sequence[Key], slot: Slot, digest: bytes) -> bool:
+    """Whether this member's payload of a slot counted, as far as one of these members knows."""
+    for key in [key for key in members if transport.is_up(key)][:3]:
+        try:
+            answer = await transport.ask(key, "fate", msgspec.msgpack.encode(Fate(slot, digest)))
+        except PeerError:
+            continue
+        if answer in (b"yes", b"no"):
+            return answer == b"yes"
+    return False
+
+
 async def _download(transport: Transport, answer: Welcome, givers: Sequence[Key], expected: Snapshot) -> Snapshot:
     if not 0 < answer.manifest_nbytes <= MANIFEST_NBYTES:
         raise WireError(f"manifest of {answer.manifest_nbytes} bytes")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import xxhash
 from torch import Tensor
@@ -25,27 +25,25 @@ from thinwire.comms.door import Door, RefusedError, Snapshot
 from thinwire.comms.group import Group, Job, Pending
 from thinwire.comms.rounds import Arrivals, Outcome, TransportError
 from thinwire.comms.swarm.blobs import Blob
+from thinwire.comms.swarm.board import Board
 from thinwire.comms.swarm.driver import Driver, Settled
-from thinwire.comms.swarm.entry import Doorkeeper, Fate, Found, ask_at_doors
-from thinwire.comms.swarm.envelope import Envelopes
+from thinwire.comms.swarm.entry import Doorkeeper, Found, has_counted
+from thinwire.comms.swarm.envelope import Envelopes, Trust
 from thinwire.comms.swarm.history import History
 from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.lineage import founding
 from thinwire.comms.swarm.loop import LoopThread
 from thinwire.comms.swarm.offers import Offers
-from thinwire.comms.swarm.p2pd import key_in
 from thinwire.comms.swarm.sealed import number_of
 from thinwire.comms.swarm.status import QUESTION, Status, encode
-from thinwire.comms.swarm.transport import PeerError, Transport
+from thinwire.comms.swarm.transport import Transport
 from thinwire.comms.swarm.view import Key, Slot
 from thinwire.comms.wire import bytes_of, peek
 
 log = logging.getLogger("thinwire")
 
 FOREVER_S = 1e9  # a round has no deadline of its own: who has waited long enough goes on training
-ANNOUNCE_S = 20.0
-LONELY_S = 5.0  # looking for members before a run is founded though peers were named
-AGAIN_S = 0.1
+REJOIN_S = 60.0  # of looking for the others; who finds nobody goes on alone
 
 
 @dataclass
@@ -100,7 +98,7 @@ class SwarmGroup(Group):
         initial_peers: Sequence[str] | None = None,
         *,
         identity: Identity | str | Path | None = None,
-        trust: str = "lan",
+        trust: Trust = "lan",
         allowed: Collection[Key] = (),
         listen: Sequence[str] = ("/ip4/0.0.0.0/tcp/0",),
         announce: Sequence[str] = (),
@@ -108,22 +106,24 @@ class SwarmGroup(Group):
         split: str = "continue",
         transport: Callable[[Identity], Transport] | None = None,
     ) -> None:
-        if trust not in ("lan", "federation", "open"):
-            raise ValueError(f"trust is {trust!r}; one of lan, federation, open")
+        if trust not in get_args(Trust):
+            raise ValueError(f"trust is {trust!r}; one of {', '.join(get_args(Trust))}")
         if trust == "federation" and not allowed:
             raise ValueError("trust='federation' needs the keys that may take part: allowed=[...] (thinwire keygen prints a member's)")
         self._folder = tempfile.TemporaryDirectory(prefix="thinwire-swarm-")  # of a key that is not kept
-        kept = identity is not None and not isinstance(identity, Identity)
-        self._identity_file = Path(identity) if kept else Path(self._folder.name, "identity")
+        self._identity_file = Path(identity) if isinstance(identity, (str, Path)) else Path(self._folder.name, "identity")
         self.identity = identity if isinstance(identity, Identity) else Identity.load_or_create(self._identity_file)
         number = number_of(self.identity.key)
         super().__init__(number, (number,), run=xxhash.xxh3_64_intdigest(run_id.encode()), timeout_s=FOREVER_S)
-        self.run_id, self.trust = run_id, trust
+        self.run_id = run_id
+        self._trust: Trust = trust
+        self.trust = trust
         self._allowed = frozenset(allowed) | {self.identity.key} if trust == "federation" else None
-        self._founds, self._initial = initial_peers is None, tuple(initial_peers or ())
+        self._founds = initial_peers is None
         self._split, self._history_folder = split, history
         self._loop = LoopThread(f"thinwire-swarm-{self.rank}")
         self._transport = transport(self.identity) if transport else self._node(tuple(initial_peers or ()), listen, announce)
+        self._board = Board(self._transport, run_id, tuple(initial_peers or ()))
         self._offers = Offers(self._keep, self._drop)
         self._news = threading.Condition()
         self._settled: dict[Slot, Settled] = {}
@@ -187,11 +187,12 @@ class SwarmGroup(Group):
 
     # -- entering ------------------------------------------------------------------------------------------------------------------
 
-    def _come_in(self, door: Door, kind: str) -> None:
+    def _come_in(self, door: Door, kind: Literal["join", "rejoin"]) -> None:
         mine = door.snapshot()
         found = None
         if kind == "rejoin" or not self._founds:
-            found = self._loop.submit(self._seek(door.lines, mine, patient=kind == "rejoin")).result()
+            known = [key for key in self._driver.machine.view.members if key != self.identity.key] if self._driver else []
+            found = self._loop.submit(self._board.seek(door.lines, mine, known, give_up_s=REJOIN_S if known else None)).result()
         if found is not None:
             door.adopt(found.snapshot)
             mine = door.snapshot()
@@ -211,43 +212,7 @@ class SwarmGroup(Group):
     async def _open(self) -> None:
         await self._transport.start()
         self._transport.serve[QUESTION] = self._tell_status
-        task = asyncio.get_running_loop().create_task(self._keep_announced())
-        self._background.append(task)
-
-    async def _seek(self, lines: Sequence[str], expected: Snapshot, *, patient: bool) -> Found | None:
-        """The state of the run, or None when nobody is there."""
-        began, told = time.monotonic(), False
-        first = {key: (address,) for address in self._initial for key in [key_in(address)] if key is not None and key != self.identity.key}
-        doors: dict[Key, tuple[str, ...]] = dict(first)
-        asked_s = -1.0
-        while True:
-            if time.monotonic() - asked_s > 2.0:
-                doors |= await self._announced()
-                asked_s = time.monotonic()
-            if self._driver is not None:
-                doors |= {key: () for key in self._driver.machine.view.members if key != self.identity.key}
-            for key, addresses in doors.items():
-                self._transport.connect(key, addresses)
-            found = await ask_at_doors(self._transport, doors, lines, expected, alone_is_enough=time.monotonic() - began > 10.0)
-            if found is not None:
-                return found
-            waited = time.monotonic() - began
-            if waited > LONELY_S and not doors.keys() - first.keys() and (not first or any(map(self._transport.is_up, first))):
-                return None  # peers to start from are there, and nobody has begun the run
-            if waited > LONELY_S and not told:
-                told = True
-                log.warning("run %r: none of %d peers can be reached or lets this member in yet; trying on", self.run_id, len(doors))
-            if patient and waited > 60.0:
-                return None
-            await asyncio.sleep(AGAIN_S)
-
-    async def _announced(self) -> dict[Key, tuple[str, ...]]:
-        try:
-            records = await self._transport.lookup(self.run_id)
-        except PeerError as error:
-            log.debug("notice board: %s", error)
-            return {}
-        return {key: tuple(record.decode(errors="replace").split("\n")) for key, record in records.items() if key != self.identity.key}
+        self._background.append(asyncio.get_running_loop().create_task(self._board.keep(lambda: self._driver is not None)))
 
     async def _begin_driver(self, found: Found | None, nonce: bytes, lines: Sequence[str], round: int) -> None:
         driver = Driver(
@@ -261,7 +226,7 @@ class SwarmGroup(Group):
                 self.identity,
                 self.run_id,
                 nonce=nonce,
-                trust=self.trust,
+                trust=self._trust,
                 allow=self._allowed or (),
                 plan=self._plan,
                 refused=self._transport.refused,
@@ -281,27 +246,11 @@ class SwarmGroup(Group):
                 if key != self.identity.key:
                     self._transport.connect(key, found.addresses.get(key, ()))
             driver.follow(found.standing)
-        await self._announce()
+        await self._board.announce()
 
     async def _end_driver(self) -> None:
         if self._driver is not None:
             self._driver.close()
-
-    async def _announce(self) -> None:
-        try:
-            await self._transport.announce(self.run_id, "\n".join(self._transport.addresses()[:4]).encode()[:900])
-        except PeerError as error:
-            log.debug("notice board: %s", error)
-
-    async def _keep_announced(self) -> None:
-        """Be found by newcomers, and find those who founded the same run elsewhere."""
-        while True:
-            await asyncio.sleep(ANNOUNCE_S)
-            if self._driver is not None:
-                await self._announce()
-                for key, addresses in list((await self._announced()).items())[:32]:
-                    if not self._transport.is_up(key):
-                        self._transport.connect(key, addresses)
 
     # -- a round -------------------------------------------------------------------------------------------------------------------
 
@@ -350,28 +299,13 @@ class SwarmGroup(Group):
         self._background.append(asyncio.get_running_loop().create_task(self._go_astray(why)))
 
     async def _go_astray(self, why: str) -> None:
-        delivered = await self._was_counted()
+        driver = self._driver
+        others = [key for key in driver.machine.view.members if key != self.identity.key] if driver is not None else []
+        delivered = driver is not None and driver.own is not None and await has_counted(self._transport, others, *driver.own)
         with self._news:
             self.astray, self._delivered = why, delivered
             self._news.notify_all()
         log.warning("member %d: %s; it re-joins before its next round", self.rank, why)
-
-    async def _was_counted(self) -> bool:
-        """Whether the group has counted this member's last payload, as far as anybody there knows."""
-        driver = self._driver
-        own = driver.own if driver is not None else None
-        if driver is None or own is None:
-            return False
-        import msgspec
-
-        for key in [k for k in driver.machine.view.members if k != self.identity.key and self._transport.is_up(k)][:3]:
-            try:
-                answer = await self._transport.ask(key, "fate", msgspec.msgpack.encode(Fate(*own)))
-            except PeerError:
-                continue
-            if answer in (b"yes", b"no"):
-                return answer == b"yes"
-        return False
 
     # -- what others may have ------------------------------------------------------------------------------------------------------
 
@@ -397,7 +331,7 @@ class SwarmGroup(Group):
                 sent=transport.sent_nbytes,
                 received=transport.received_nbytes,
                 rejected=transport.refused.total() + (machine.counts.total() if machine else 0),
-                uptime_s=time.monotonic() - self._began,
+                uptime_s=int(time.monotonic() - self._began),
             )
         )
 
