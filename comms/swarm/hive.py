@@ -31,7 +31,7 @@ class Hive:
     routing: Any
     timed_storage: Any
     serializer: Any
-    RecordValidatorBase: Any
+    msgpack: Any
 
 
 @cache
@@ -53,7 +53,7 @@ def hive() -> Hive:
                 routing=import_module("hivemind.dht.routing"),
                 timed_storage=import_module("hivemind.utils.timed_storage"),
                 serializer=import_module("hivemind.utils.serializer"),
-                RecordValidatorBase=import_module("hivemind.dht.validation").RecordValidatorBase,
+                msgpack=import_module("msgpack"),
             )
     except ImportError as error:
         raise ImportError(f"the swarm needs hivemind ({error}): pip install 'thinwire[swarm]'") from error

@@ -13,20 +13,24 @@ from typing import Any
 
 from thinwire.comms.swarm.blobs import Blob, BlobStore
 from thinwire.comms.swarm.bulk import ASK, FETCH, PUSH, Bulk
+from thinwire.comms.swarm.dht import Board
 from thinwire.comms.swarm.identity import Identity, key_of, raw_peer_id_of
+from thinwire.comms.swarm.notices import QUESTION, Notices
 from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions, key_in
 from thinwire.comms.swarm.streams import Peers, Streams
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Transport
 
 LINK = "/thinwire/link/1"
 _DIAL_S = 15.0
+_FIND_S = 5.0
 _RESTART_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 
 
 class Node(Transport):
     """A member that others reach over libp2p.
 
-    `identity_file` holds the key (`Identity.save`); `initial_peers` are multiaddrs of members to start from, any of which may be away.
+    `identity_file` holds the key (`Identity.save`); `initial_peers` are multiaddrs of members to start from, any of which may be away
+    (those that `AddressBook.recall` returns, say).
     """
 
     def __init__(
@@ -53,6 +57,9 @@ class Node(Transport):
         self._serving: set[asyncio.Task[Any]] = set()
         self._peers = Peers(self.key, self.nonce, self._dial, self.refused)
         self._bulk = Bulk(self._open, self.blobs, self.serve, self.traffic)
+        self._board = Board(self.key, lambda peer: self.admit(peer), self.refused)
+        self._notices = Notices(self.identity, self._board, self._bulk.ask, self._known, self.refused)
+        self.serve[QUESTION] = self._notices.answer
 
     async def start(self) -> None:
         self._peers.on_message = self._heard
@@ -73,6 +80,7 @@ class Node(Transport):
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
+        await self._board.detach()
         if self._daemon is not None:
             daemon, self._daemon = self._daemon, None
             await daemon.close()
@@ -103,10 +111,11 @@ class Node(Transport):
         return await self._bulk.ask(peer, name, request, limit_nbytes, timeout_s)
 
     async def announce(self, run: str, record: bytes) -> None:
-        raise PeerError("no DHT yet")
+        await self._board.meet(self._known())
+        await self._notices.announce(run, record)
 
     async def lookup(self, run: str) -> dict[Key, bytes]:
-        raise PeerError("no DHT yet")
+        return await self._notices.lookup(run)
 
     # ------------------------------------------------------------------ p2pd
 
@@ -121,11 +130,25 @@ class Node(Transport):
             await daemon.p2p.add_binary_stream_handler(LINK, self._handler(self._peers.welcome))
             for protocol in (PUSH, FETCH, ASK):
                 await daemon.p2p.add_binary_stream_handler(protocol, self._handler(self._bulk_welcome(protocol)))
+            await self._find(daemon)
+            await self._board.attach(daemon.p2p, self._known(), client_mode=self._options.client_mode)
         except BaseException:
             await daemon.close()
             raise
         self._daemon = daemon
         self._standing.set()
+
+    async def _find(self, daemon: Daemon) -> None:
+        """Connect to the initial peers, all at once; who is not there in a few seconds is dialled when it is needed."""
+        known = [(key_in(address), address) for address in self.initial_peers]
+        dials = [self._keep(daemon.dial(raw_peer_id_of(key), [address])) for key, address in known if key is not None]
+        if dials:
+            await asyncio.wait(dials, timeout=_FIND_S)
+
+    def _known(self) -> list[Key]:
+        """Peers that are up, then those to start from."""
+        initial = [key_in(address) for address in self.initial_peers]
+        return [*self._peers.up(), *(key for key in initial if key is not None)]
 
     async def _watch(self) -> None:
         """Start p2pd again whenever it has died."""
@@ -134,6 +157,7 @@ class Node(Transport):
             assert self._daemon is not None
             await asyncio.wait([self._daemon.ended])
             self._standing.clear()
+            await self._board.detach()
             await self._daemon.close()
             while not self._standing.is_set():
                 self.restarts += 1
@@ -194,5 +218,10 @@ class Node(Transport):
     def _keep(self, work: Coroutine[Any, Any, None]) -> "asyncio.Future[None]":
         task = asyncio.ensure_future(work)
         self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+        task.add_done_callback(self._kept)
         return task
+
+    def _kept(self, task: "asyncio.Task[None]") -> None:
+        self._serving.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it is told; nobody need

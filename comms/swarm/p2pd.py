@@ -171,6 +171,10 @@ class Daemon:
             raise
         return reader, writer
 
+    @property
+    def guard_pid(self) -> int:
+        return self._process.pid
+
     def last_words(self) -> str:
         """What p2pd printed last."""
         return " | ".join(self._said)

@@ -42,6 +42,9 @@ class Peers:
     def is_up(self, peer: Key) -> bool:
         return peer in self._links
 
+    def up(self) -> list[Key]:
+        return list(self._links)
+
     def connect(self, peer: Key, addresses: tuple[str, ...]) -> None:
         """Dial until a stream stands, and again when it has ended."""
         wish = self._wishes.get(peer)

@@ -14,7 +14,7 @@ from thinwire.comms.swarm.blobs import Blob, BlobStore
 
 Key = bytes  # a member's Ed25519 public key, 32 bytes
 MAX_MESSAGE_NBYTES = 64 << 10
-MAX_RECORD_NBYTES = 1 << 10
+MAX_RECORD_NBYTES = 900  # with name and signature it is 1 KB
 MAX_QUEUED_MESSAGES = 256  # to one peer; beyond, the oldest are dropped
 
 
@@ -132,7 +132,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def announce(self, run: str, record: bytes) -> None:
-        """Put `record` (at most 1 KB) on the notice board of `run` under this member's key, for 60 s; signed."""
+        """Put `record` (at most 900 bytes) on the notice board of `run` under this member's key, for 60 s; signed."""
 
     @abstractmethod
     async def lookup(self, run: str) -> dict[Key, bytes]:

@@ -186,7 +186,7 @@ def test_limits() -> None:
         a.send(b.key, b"nobody asked for a stream")
         assert a.refused["not up"] == 1
         with pytest.raises(ValueError, match="record"):
-            await a.announce("run", bytes(1025))
+            await a.announce("run", bytes(901))
         await a.announce("run", b"here")
         assert await b.lookup("run") == {a.key: b"here"}
         with pytest.raises(PeerError, match="key in use"):

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.node import Node
-from thinwire.comms.swarm.p2pd import DaemonOptions
+from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions
 from thinwire.comms.swarm.transport import Transport
 
 LOOPBACK = DaemonOptions(listen=("/ip4/127.0.0.1/tcp/0",), port_map=False)
@@ -57,8 +57,18 @@ class World:
 
     def close(self) -> None:
         self.run(_close(self.nodes))
-        self.run(self.runner.shutdown_default_executor())
+        left = asyncio.all_tasks(self.runner)  # of hivemind: what `asyncio.run` does
+        for task in left:
+            task.cancel()
+        if left:
+            self.runner.run_until_complete(asyncio.wait(left))
+        self.runner.run_until_complete(self.runner.shutdown_default_executor())
         self.runner.close()
+
+
+def p2pd_pid(daemon: Daemon) -> int:
+    """The process that the guard guards."""
+    return int(Path(f"/proc/{daemon.guard_pid}/task/{daemon.guard_pid}/children").read_text().split()[0])
 
 
 async def _close(nodes: list[Node]) -> None:

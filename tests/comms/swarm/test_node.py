@@ -1,0 +1,229 @@
+"""Nodes over libp2p on loopback: messages, blobs, questions, the board, and what is left when things die."""
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.comms.swarm.world import Diary, World, p2pd_pid
+from thinwire.comms.swarm.blobs import Blob
+from thinwire.comms.swarm.identity import Identity
+from thinwire.comms.swarm.node import Node
+from thinwire.comms.swarm.p2pd import DaemonOptions
+from thinwire.comms.swarm.transport import PeerError
+
+
+@pytest.fixture(scope="module")
+def pair(world: World) -> tuple[Node, Node]:
+    a, b = world.node(), world.node()
+
+    async def start() -> None:
+        await a.start()
+        b.initial_peers = a.addresses()
+        await b.start()
+
+    world.run(start())
+    return a, b
+
+
+async def up(a: Node, b: Node) -> tuple[Diary, Diary]:
+    """Both see each other up; fresh diaries."""
+    diaries = Diary(a), Diary(b)
+    for node, other, diary in ((a, b, diaries[0]), (b, a, diaries[1])):
+        node.connect(other.key, other.addresses())
+        if not node.is_up(other.key):
+            await diary.until("up", other.key)
+        diary.lines.clear()
+    return diaries
+
+
+def test_messages_in_order_both_ways(world: World, pair: tuple[Node, Node]) -> None:
+    async def scene() -> None:
+        a, b = pair
+        first, second = await up(a, b)
+        for i in range(1000):
+            a.send(b.key, b"%d" % i)
+            b.send(a.key, bytes(i))
+        await second.until(a.key, b"999")
+        await first.until(b.key, bytes(999))
+        assert [line[1] for line in second.lines if line[0] == a.key] == [b"%d" % i for i in range(1000)]
+        assert [line[1] for line in first.lines if line[0] == b.key] == [bytes(i) for i in range(1000)]
+        a.send(b.key, bytes(64 << 10))
+        await second.until(a.key, bytes(64 << 10))
+        with pytest.raises(ValueError, match="65537"):
+            a.send(b.key, bytes(65537))
+
+    world.run(scene())
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 512 << 10, (512 << 10) + 1, 9_000_000])
+def test_blobs_are_pushed_and_fetched(world: World, pair: tuple[Node, Node], nbytes: int) -> None:
+    async def scene() -> None:
+        a, b = pair
+        blob = Blob.of(os.urandom(nbytes))
+        arrived: list[tuple[bytes, bytes, bytes]] = []
+        b.accept_blob = lambda peer, digest, size: (peer, digest, size) == (a.key, blob.digest, nbytes)
+        b.on_blob = lambda peer, digest, data: arrived.append((peer, digest, data))
+        await a.push(b.key, blob)
+        assert arrived == [(a.key, blob.digest, blob.data)]
+        await a.push(b.key, blob)  # it has it
+        assert len(arrived) == 1
+        into = bytearray(nbytes)
+        assert await a.fetch(blob.digest, nbytes, [b.key], memoryview(into)) == b""
+        assert bytes(into) == blob.data
+        b.blobs.drop(blob.digest)
+        with pytest.raises(PeerError, match="does not hold it"):
+            await a.fetch(blob.digest, max(nbytes, 1), [b.key])
+        b.accept_blob = lambda *_: False
+        with pytest.raises(PeerError, match="refused"):
+            await a.push(b.key, blob)
+
+    world.run(scene())
+
+
+def test_questions(world: World, pair: tuple[Node, Node]) -> None:
+    async def scene() -> None:
+        a, b = pair
+
+        async def double(peer: bytes, request: bytes) -> bytes:
+            if peer != a.key:
+                raise PeerError("refused", "lr differs")
+            return request * 2
+
+        a.serve["double"] = b.serve["double"] = double
+        assert await a.ask(b.key, "double", b"12") == b"1212"
+        assert await a.ask(b.key, "double", bytes(60_000), 120_000) == bytes(120_000)
+        with pytest.raises(PeerError, match="too large"):
+            await a.ask(b.key, "double", b"12", 3)
+        with pytest.raises(PeerError, match="lr differs"):
+            await b.ask(a.key, "double", b"")
+        with pytest.raises(PeerError, match="no such question"):
+            await a.ask(b.key, "what", b"")
+
+    world.run(scene())
+
+
+def test_the_board(world: World, pair: tuple[Node, Node]) -> None:
+    async def scene() -> None:
+        a, b = pair
+        await a.announce("run", b"a")
+        await b.announce("run", b"b")
+        await b.announce("run", b"b again")
+        for node in pair:
+            assert await node.lookup("run") == {a.key: b"a", b.key: b"b again"}
+            found = await node._board.get("run")
+            assert {key: record.body for key, record in found.items()} == {a.key: b"a", b.key: b"b again"}
+            assert await node.lookup("another run") == {}
+
+    world.run(scene())
+
+
+def test_a_killed_p2pd_comes_back_under_the_same_name_and_port(world: World, pair: tuple[Node, Node]) -> None:
+    async def scene() -> None:
+        a, b = pair
+        first, second = await up(a, b)
+        before, restarts = b.addresses(), b.restarts
+        assert b._daemon is not None
+        os.kill(p2pd_pid(b._daemon), signal.SIGKILL)
+        killed = asyncio.get_running_loop().time()
+        await first.until("down", b.key)
+        assert asyncio.get_running_loop().time() - killed < 1  # typically 0.01 s
+        await first.until("up", b.key)
+        await second.until("up", a.key)
+        assert (b.addresses(), b.restarts) == (before, restarts + 1)
+        a.send(b.key, b"again")
+        await second.until(a.key, b"again")
+        await b.announce("run", b"b lives")
+        assert (await a.lookup("run"))[b.key] == b"b lives"
+
+    world.run(scene())
+
+
+def test_strangers_are_not_served(world: World, pair: tuple[Node, Node]) -> None:
+    async def scene() -> None:
+        a, b = pair
+        b.disconnect(a.key)
+        b.admit = lambda peer: peer != a.key
+        before = b.refused["stranger"]
+        with pytest.raises(PeerError):
+            await a.ask(b.key, "double", b"")
+        assert b.refused["stranger"] > before
+        b.admit = lambda peer: True
+
+    world.run(scene())
+
+
+def test_nobody_there(world: World, pair: tuple[Node, Node]) -> None:
+    async def scene() -> None:
+        a, _ = pair
+        nobody = Identity.generate()
+        diary = Diary(a)
+        a.connect(nobody.key, [f"/ip4/127.0.0.1/tcp/9/p2p/{nobody.peer_id}"])
+        await diary.until("down", nobody.key)
+        a.send(nobody.key, b"into the queue")
+        a.disconnect(nobody.key)
+        a.connect(nobody.key, ["nonsense"])
+        await diary.until("down", nobody.key, times=2)
+        a.disconnect(nobody.key)
+
+    world.run(scene())
+
+
+def test_a_port_must_be_named_where_addresses_are_announced() -> None:
+    with pytest.raises(ValueError, match="fixed port"):
+        DaemonOptions(announce=("/ip4/1.2.3.4/tcp/31337",))
+    with pytest.raises(ValueError, match="needs its port"):
+        DaemonOptions(listen=("/ip4/0.0.0.0/tcp/31337",), announce=("/ip4/1.2.3.4/tcp/0",))
+
+
+CHILD = """
+import asyncio, os, signal, sys
+from thinwire.comms.swarm.node import Node
+from tests.comms.swarm.world import LOOPBACK, p2pd_pid
+from thinwire.comms.swarm import p2pd
+
+def tell(daemon, worker):
+    print(daemon.folder, daemon.guard_pid, p2pd_pid(daemon), worker, flush=True)
+
+async def main():
+    node = Node(sys.argv[1], options=LOOPBACK)
+    if sys.argv[2] == "start-up":
+        async def die(daemon, socket):
+            tell(daemon, 0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        p2pd.Daemon._attach = die
+    await node.start()
+    worker = os.fork() or signal.pause()  # as of a data loader, with all our file descriptors
+    tell(node._daemon, worker)
+    await asyncio.sleep(1000)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("when", ["start-up", "later"])
+def test_nothing_is_left_of_a_killed_parent(tmp_path: Path, when: str) -> None:
+    Identity.generate().save(tmp_path / "key")
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "key"), when], stdout=subprocess.PIPE, env=env)
+    assert child.stdout is not None
+    words = child.stdout.readline().split()
+    folder, guard, p2pd, worker = words[0], *map(int, words[1:])
+    try:
+        ends = [os.pidfd_open(pid) for pid in (guard, p2pd) if Path(f"/proc/{pid}").exists()]
+        assert len(ends) == 2 or when == "start-up"
+        child.kill()
+        child.wait(10)
+        for end in ends:
+            assert select.select([end], [], [], 5)[0], "it lives on"
+            os.close(end)
+        assert not os.path.exists(folder)
+    finally:
+        if worker:
+            os.kill(worker, signal.SIGKILL)
+        child.stdout.close()
