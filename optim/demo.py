@@ -42,7 +42,8 @@ class DeMo(Synchronised):
     - `decay`: of the residual. `sign`: move by the sign of the update, else by the update itself.
     - `codec`, `group`, `aggregate`, `initial`, `on_round`, `log`, `verify_every`: as in `DiLoCo`.
 
-    Raises like `DiLoCo`. A failed round moves no weight and keeps the gradient in the residual.
+    Raises like `DiLoCo`. A failed round moves no weight and keeps the gradient in the residual. In an elastic group every step waits until
+    its round is decided: weights move by rounds only, so that there is nothing to go on with meanwhile.
 
     >>> model = torch.nn.Linear(2, 2)
     >>> opt = DeMo(model.parameters(), lr=1e-3)
@@ -106,16 +107,14 @@ class DeMo(Synchronised):
 
     def _round(self, *, leaving: bool, idle: bool) -> Generator[Pending, None, Outcome | None]:
         assert self._group is not None and self._engine is not None
+        messages: list[Message] = []
         abstain: str | None = IDLE
-        norm_sent = 0.0
-        messages = [silent(r.fragment, r.residual.device) for r in self._replicas if r.residual is not None]
         if not idle and not leaving:
-            made = self._messages()
-            norm_sent = hypot(*(message.norm for message in made))
-            if all(message.finite for message in made):
-                abstain, messages = None, made
-            else:
-                abstain = "NaN, Inf or numbers above 2^100 in the gradient"
+            messages = self._messages()
+            abstain = None if all(message.finite for message in messages) else "NaN, Inf or numbers above 2^100 in the gradient"
+        norm_sent = hypot(*(message.norm for message in messages))
+        if abstain:
+            messages = [silent(r.fragment, r.residual.device) for r in self._replicas if r.residual is not None]
         job = Job(
             fragments=[replica.fragment for replica in self._replicas],
             messages=messages,

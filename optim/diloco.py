@@ -50,13 +50,19 @@ class DiLoCo(Synchronised):
     - `group`: a `Group`, a `ProcessGroup`, a one-dimensional `DeviceMesh`, or None for the torchrun environment (alone outside of it).
     - `outer_lr`, `outer_momentum`, `nesterov`: the outer SGD; or `outer(anchor, update, round) -> anchor` on `(numel,)` float32.
     - `decay`: of the residual between rounds; 1.0 loses nothing. Unused by the lossless codec.
-    - `aggregate`: "mean", "contributors", or a function; sparse codecs default to contributors.
-    - `initial`: "equal" checks that members start from the same weights, "member0" sends its weights to all.
+    - `aggregate`: "mean", "contributors", "clipped" (thinwire.optim.robust; the default where members come and go), "trimmed" or
+      "median" (dense codecs only), or a function; sparse codecs default to contributors.
+    - `initial`: "equal" checks that members start from the same weights, "member0" sends its weights to all. Where members come and go
+      neither means anything: a newcomer takes the state of the run, whatever it starts from.
     - `on_round`, `log`: called with, and appended as JSON lines, each `RoundInfo`.
     - `verify_every`: rounds between comparisons of the replicas' hashes.
 
     Raises at construction for settings that cannot work, `ConfigError` at the first step when members do not match, `DivergenceError`
     when replicas differ. The network never raises out of `step`: a failed round keeps the window's work for the next one.
+
+    In an elastic group (`thinwire.optim.elastic`) the first step of a newcomer is to take the state of the others; a round that is not
+    decided in time stays in the air while training goes on, and lands below what was learnt meanwhile; a replica that differs takes the
+    state of the majority, and nothing is raised. A rule of the user's own for `outer` must keep no state there, or `carry` it.
 
     >>> model = torch.nn.Linear(2, 2)
     >>> opt = DiLoCo(torch.optim.AdamW(model.parameters(), lr=1e-3), sync_every=50)
@@ -243,9 +249,8 @@ class DiLoCo(Synchronised):
         since = self._clock.window if idle else self._clock.steps - before
         if self._clock.behind and not self._saving:
             self._follow()
-        if (
-            outcome.updates is not None or outcome.all_leaving or self._group.elastic
-        ):  # else everybody abstained, and the round is held again
+        held_again = outcome.updates is None and not outcome.all_leaving and not self._group.elastic  # everybody abstained
+        if not held_again:
             self._clock.next_round(since=since, open=kept_work)
         norms = [m.kept_norm for m in messages] if counted else [norm([r.residual]) for r in self._replicas if r.residual is not None]
         self._engine.settle(job, outcome, hypot(*norms))
@@ -253,17 +258,15 @@ class DiLoCo(Synchronised):
 
     def _brought(self, groups: list[list[Tensor]], *, leaving: bool, idle: bool) -> tuple[Job, list[Message]]:
         """What this member brings to the round."""
-        held = [replica.anchor.device for replica in self._replicas if replica.anchor is not None]
-        messages = [silent(replica.fragment, device) for replica, device in zip(self._replicas, held, strict=True)]
+        messages: list[Message] = []
         abstain: str | None = IDLE
-        delta_norm = 0.0
         if not idle and (self._clock.open or not leaving):
-            made = [replica.encode(params, decay=self._decay) for replica, params in zip(self._replicas, groups, strict=True)]
-            delta_norm = hypot(*(message.norm for message in made))
-            if all(message.finite for message in made):
-                abstain, messages = None, made
-            else:
-                abstain = "NaN, Inf or numbers above 2^100 in the pseudo-gradient"
+            messages = [replica.encode(params, decay=self._decay) for replica, params in zip(self._replicas, groups, strict=True)]
+            finite = all(message.finite for message in messages)
+            abstain = None if finite else "NaN, Inf or numbers above 2^100 in the pseudo-gradient"
+        delta_norm = hypot(*(message.norm for message in messages))
+        if abstain:
+            messages = [silent(r.fragment, r.anchor.device) for r in self._replicas if r.anchor is not None]
         job = Job(
             fragments=[replica.fragment for replica in self._replicas],
             messages=messages,

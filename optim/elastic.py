@@ -75,10 +75,10 @@ class Entrance:
         own, clock = self._resident, self._resident._clock
         _compare(own._agreed_tensors(), snapshot.tensors)
         steps, take = carried.unpack(snapshot.meta, own.param_groups, self.carried)
-        delivered = self.restored and snapshot.round != clock.round
-        if delivered and (clock.open or clock.behind):
+        stale = self.restored and snapshot.round != clock.round
+        if clock.met and stale and (clock.open or clock.behind):
             log.warning("the group has gone on since this checkpoint: %d steps of it may count already, and are dropped", clock.window)
-        keep = not delivered
+        keep = clock.met and not stale  # what was learnt from weights that are not the group's is worth nothing to it
         self.arrived = not (keep and (clock.open or clock.behind))
         self.retire()
         take()

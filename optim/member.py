@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from thinwire.comms import wire
 from thinwire.comms.codec import Codec
-from thinwire.comms.door import RefusedError
+from thinwire.comms.door import RefusedError, SnapshotError
 from thinwire.comms.group import Group, Pending
 from thinwire.comms.wire import RoundKey
 from thinwire.optim import agree, checks
@@ -127,6 +127,9 @@ class Member(Optimizer):
             (self._group.rejoin if self._entrance.entered else self._group.enter)(self._entrance)
         except RefusedError as error:
             raise agree.ConfigError(str(error)) from None
+        except SnapshotError as error:  # a peer's fault must not end the training
+            log.warning("the state that this member was given is not of its plan: %s; it tries again", error)
+            return False
         if self._group.error is not None or self._group.astray is not None:
             return False
         self._entrance.entered, self._entrance.restored = True, False
@@ -291,8 +294,9 @@ class Member(Optimizer):
 
     def _leave(self) -> None:
         self._closed = True
-        if self._group is not None and (self._group is not self._given_group or self._group.elastic):
-            self._group.leave()
+        group = self._given_group if self._elastic() else self._group
+        if group is not None and (group is not self._given_group or group.elastic):
+            group.leave()
 
     # -- what a method defines -------------------------------------------------------------------------------------------------
 

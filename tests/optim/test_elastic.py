@@ -199,12 +199,20 @@ def test_a_state_that_is_not_of_this_plan_is_refused_and_changes_nothing(spoil: 
         meta = b"{}"
     hub.offers = [Snapshot(1, tensors, meta)]
     net1, opt1 = make(hub, 1, codec="none")
+    opt1._lay_out()
     before = weights(net1)
     with pytest.raises(SnapshotError):
-        learn(net1, opt1, 0, 1)
+        opt1._entrance.adopt(hub.offers[0])
+    assert not opt1._begin()
     assert torch.equal(before, weights(net1))
     assert torch.equal(before, anchor(opt1))
     assert opt1.round == 0
+    for step in range(EVERY + 1):  # it trains on by itself and tries again; what it learns is not of the group's weights
+        learn(net1, opt1, step, 1)
+    hub.offers = [copy_]
+    assert opt1._begin()
+    assert torch.equal(weights(net1), anchor(opt1))
+    assert torch.equal(anchor(opt), anchor(opt1))
 
 
 # -- the state on offer --------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def test_a_norm_is_right_and_does_not_depend_on_the_order(values: list[float], s
     shuffled = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))]
     assert robust.norm(x) == robust.norm(shuffled)
     expected = float(x.double().square().sum().sqrt())
-    assert abs(robust.norm(x) - expected) <= 1e-5 * expected
+    assert abs(robust.norm(x) - expected) <= 1e-4 * expected
 
 
 def test_a_norm_of_many_blocks_is_that_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
