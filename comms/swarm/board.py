@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from thinwire.comms.door import Snapshot
+from thinwire.comms.swarm.access import Access
 from thinwire.comms.swarm.entry import Found, ask_at_doors
 from thinwire.comms.swarm.p2pd import key_in
 from thinwire.comms.swarm.transport import MAX_RECORD_NBYTES, PeerError, Transport
@@ -24,8 +25,8 @@ MET = 32  # members that are looked up at a time
 class Board:
     """The notice board of one run as one member sees it."""
 
-    def __init__(self, transport: Transport, run_id: str, initial_peers: Sequence[str]) -> None:
-        self._transport, self._run_id = transport, run_id
+    def __init__(self, transport: Transport, run_id: str, initial_peers: Sequence[str], access: Access) -> None:
+        self._transport, self._run_id, self._access = transport, run_id, access
         self._named = {key: (address,) for address in initial_peers for key in [key_in(address)] if key not in (None, transport.key)}
 
     async def announce(self) -> None:
@@ -76,7 +77,8 @@ class Board:
                 if not self._transport.is_up(key):
                     self._transport.connect(key, addresses)
             waited = time.monotonic() - began
-            found = await ask_at_doors(self._transport, doors, lines, expected, alone_is_enough=waited > ALONE_S)
+            alone = waited > ALONE_S
+            found = await ask_at_doors(self._transport, doors, lines, expected, proof=self._access.proof(), alone_is_enough=alone)
             if found is not None:
                 return found
             if give_up_s is not None and waited > give_up_s:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from thinwire.comms.door import RefusedError, Snapshot
+from thinwire.comms.swarm.access import Access
 from thinwire.comms.swarm.decision import Standing
 from thinwire.comms.swarm.driver import Driver
 from thinwire.comms.swarm.offers import Offers
@@ -36,10 +37,10 @@ TOGETHER = 4  # chunks under way
 
 
 class Hello(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """May I come in? `lines` is the sha256 of my settings."""
+    """May I come in? `lines` is the sha256 of my settings, `proof` the pass of an invitation."""
 
     lines: bytes
-    key: bytes
+    proof: bytes
 
 
 class Known(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -93,8 +94,8 @@ def first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
 class Doorkeeper:
     """Answers newcomers on behalf of one member."""
 
-    def __init__(self, transport: Transport, lines: Sequence[str], offers: Offers, allowed: frozenset[Key] | None) -> None:
-        self._transport, self._offers, self._allowed = transport, offers, allowed
+    def __init__(self, transport: Transport, lines: Sequence[str], offers: Offers, access: Access) -> None:
+        self._transport, self._offers, self._access = transport, offers, access
         self._lines, self._hash = "\n".join(lines).encode(), hash_of(lines)
         self.driver: Driver | None = None
         self.addresses: dict[Key, tuple[str, ...]] = {}
@@ -110,9 +111,9 @@ class Doorkeeper:
             self._transport.refused["hello"] += 1
             return Welcome("unreadable")
         driver = self.driver
-        if self._allowed is not None and peer not in self._allowed:
+        if not self._access.admits(peer, hello.proof):
             self._transport.refused["key not allowed"] += 1
-            return Welcome(f"its key is not on the list of this run: {peer.hex()}")
+            return Welcome(f"its key {peer.hex()} is not on the list of this run, and it has no invitation (thinwire invite) to it")
         if hello.lines != self._hash:
             self._transport.refused["other settings"] += 1
             return Welcome("lines")
@@ -144,13 +145,19 @@ class Doorkeeper:
 
 
 async def ask_at_doors(
-    transport: Transport, doors: dict[Key, tuple[str, ...]], lines: Sequence[str], expected: Snapshot, *, alone_is_enough: bool
+    transport: Transport,
+    doors: dict[Key, tuple[str, ...]],
+    lines: Sequence[str],
+    expected: Snapshot,
+    *,
+    proof: bytes,
+    alone_is_enough: bool,
 ) -> Found | None:
     """One attempt to get in at these members; None: try again. Raises `RefusedError` when the run refuses this member.
 
     `expected` says which tensors there have to be.
     """
-    hello = msgspec.msgpack.encode(Hello(hash_of(lines), transport.key))
+    hello = msgspec.msgpack.encode(Hello(hash_of(lines), proof))
     keys = list(doors)[:ASKED]
     answers = await asyncio.gather(*(_welcome(transport, key, hello) for key in keys))
     for key, answer in zip(keys, answers, strict=True):

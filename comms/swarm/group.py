@@ -9,14 +9,15 @@ longer than `patience_s`.
 
 import asyncio
 import logging
+import os
 import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import xxhash
 from torch import Tensor
@@ -24,6 +25,7 @@ from torch import Tensor
 from thinwire.comms.door import Door, RefusedError, Snapshot
 from thinwire.comms.group import Group, Job, Pending
 from thinwire.comms.rounds import Arrivals, Outcome, TransportError
+from thinwire.comms.swarm.access import Access
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.board import Board
 from thinwire.comms.swarm.driver import Driver, Settled
@@ -31,6 +33,7 @@ from thinwire.comms.swarm.entry import Doorkeeper, Found, has_counted
 from thinwire.comms.swarm.envelope import Envelopes, Trust
 from thinwire.comms.swarm.history import History
 from thinwire.comms.swarm.identity import Identity
+from thinwire.comms.swarm.invite import Invite
 from thinwire.comms.swarm.lineage import founding
 from thinwire.comms.swarm.loop import LoopThread
 from thinwire.comms.swarm.offers import Offers
@@ -80,7 +83,8 @@ class SwarmGroup(Group):
 
     - `initial_peers`: multiaddrs of any members or of `thinwire serve`.
     - `identity`: an `Identity`, or the file of one (made when absent); by default a new one for this process.
-    - `trust`: "lan" (any key, signed), "federation" (only `allowed` keys), "open".
+    - `trust`: "lan" (any key, signed; refused where addresses are public), "federation" (`allowed` keys, and who knows the `secret` of
+      an invitation; the default with either), "open" (any key, anywhere).
     - `listen`, `announce`: multiaddrs to listen on and to tell others.
     - `history`: a folder for what this member did (`thinwire verify`).
     - `split`: what is left of a group without a quorum goes on alone ("continue") or waits ("wait").
@@ -98,32 +102,29 @@ class SwarmGroup(Group):
         initial_peers: Sequence[str] | None = None,
         *,
         identity: Identity | str | Path | None = None,
-        trust: Trust = "lan",
+        trust: Trust | None = None,
         allowed: Collection[Key] = (),
+        secret: bytes = b"",
         listen: Sequence[str] = ("/ip4/0.0.0.0/tcp/0",),
         announce: Sequence[str] = (),
         history: str | Path | None = None,
         split: str = "continue",
         transport: Callable[[Identity], Transport] | None = None,
     ) -> None:
-        if trust not in get_args(Trust):
-            raise ValueError(f"trust is {trust!r}; one of {', '.join(get_args(Trust))}")
-        if trust == "federation" and not allowed:
-            raise ValueError("trust='federation' needs the keys that may take part: allowed=[...] (thinwire keygen prints a member's)")
         self._folder = tempfile.TemporaryDirectory(prefix="thinwire-swarm-")  # of a key that is not kept
         self._identity_file = Path(identity) if isinstance(identity, (str, Path)) else Path(self._folder.name, "identity")
         self.identity = identity if isinstance(identity, Identity) else Identity.load_or_create(self._identity_file)
         number = number_of(self.identity.key)
         super().__init__(number, (number,), run=xxhash.xxh3_64_intdigest(run_id.encode()), timeout_s=FOREVER_S)
         self.run_id = run_id
-        self._trust: Trust = trust
-        self.trust = trust
-        self._allowed = frozenset(allowed) | {self.identity.key} if trust == "federation" else None
+        named = tuple(initial_peers or ())
+        self.access = Access(run_id, self.identity.key, trust=trust, allowed=allowed, secret=secret, addresses=(*named, *listen, *announce))
+        self.trust = self.access.trust
         self._founds = initial_peers is None
         self._split, self._history_folder = split, history
         self._loop = LoopThread(f"thinwire-swarm-{self.rank}")
-        self._transport = transport(self.identity) if transport else self._node(tuple(initial_peers or ()), listen, announce)
-        self._board = Board(self._transport, run_id, tuple(initial_peers or ()))
+        self._transport = transport(self.identity) if transport else self._node(named, listen, announce)
+        self._board = Board(self._transport, run_id, named, self.access)
         self._offers = Offers(self._keep, self._drop)
         self._news = threading.Condition()
         self._settled: dict[Slot, Settled] = {}
@@ -157,9 +158,7 @@ class SwarmGroup(Group):
 
         Raises `RefusedError` when the members refuse this one, with the first difference.
         """
-        if not self._started_transport:
-            self._loop.submit(self._open()).result()
-            self._started_transport = True
+        self._open_transport()
         self._plan = xxhash.xxh3_64_intdigest("\n".join(door.lines).encode())
         self._come_in(door, "join")
 
@@ -180,6 +179,29 @@ class SwarmGroup(Group):
     def tell(self, *, loss: float) -> None:
         """What `thinwire status` shows as this member's loss."""
         self._loss = float(loss)
+
+    @classmethod
+    def from_invite(cls, text: str, **settings: Any) -> "SwarmGroup":
+        """The run that an invitation names; settings as in the constructor. Raises `InviteError`."""
+        invite = Invite.parse(text)
+        given: dict[str, Any] = {"trust": invite.trust, "allowed": invite.members, "secret": invite.secret}
+        return cls(invite.run_id, invite.addresses, **(given | settings))
+
+    @classmethod
+    def from_env(cls, **settings: Any) -> "SwarmGroup":
+        """As `thinwire join` has set it up; alone in a shell: founds the run "default", whose `invite()` is for others."""
+        kept: dict[str, Any] = {"identity": os.environ.get("THINWIRE_IDENTITY"), "history": os.environ.get("THINWIRE_HISTORY")}
+        settings = {name: value for name, value in kept.items() if value} | settings
+        text = os.environ.get("THINWIRE_INVITE")
+        if text:
+            return cls.from_invite(text, **settings)
+        settings.setdefault("secret", secrets.token_bytes(32))
+        return cls("default", **settings)
+
+    def invite(self) -> str:
+        """The string to paste for whoever is to join; blocks until this member can be reached."""
+        self._open_transport()
+        return str(Invite(self.run_id, tuple(self.addresses()[:4]), self.access.trust, (self.identity.key,), self.access.secret))
 
     def addresses(self) -> list[str]:
         """Where this member is reached; for the `initial_peers` of others."""
@@ -209,6 +231,11 @@ class SwarmGroup(Group):
         self._offers.put(mine)
         self._loop.submit(self._begin_driver(found, nonce, door.lines, mine.round)).result()
 
+    def _open_transport(self) -> None:
+        if not self._started_transport:
+            self._loop.submit(self._open()).result()
+            self._started_transport = True
+
     async def _open(self) -> None:
         await self._transport.start()
         self._transport.serve[QUESTION] = self._tell_status
@@ -222,31 +249,36 @@ class SwarmGroup(Group):
             run=self._run,
             plan=self._plan,
             split=self._split,
-            envelopes=Envelopes(
-                self.identity,
-                self.run_id,
-                nonce=nonce,
-                trust=self._trust,
-                allow=self._allowed or (),
-                plan=self._plan,
-                refused=self._transport.refused,
-            ),
+            envelopes=self._envelopes(nonce),
             journal=self._journal,
             on_settled=self._on_settled,
             on_astray=self._on_astray,
         )
         if self._doorkeeper is None:
-            self._doorkeeper = Doorkeeper(self._transport, lines, self._offers, self._allowed)
+            self._doorkeeper = Doorkeeper(self._transport, lines, self._offers, self.access)
         self._driver = self._doorkeeper.driver = driver
         if found is None:
             driver.found(Slot(round))
         else:
             self._doorkeeper.addresses |= found.addresses
+            self.access.learn(found.standing.members)
             for key in found.standing.members:
                 if key != self.identity.key:
                     self._transport.connect(key, found.addresses.get(key, ()))
             driver.follow(found.standing)
         await self._board.announce()
+
+    def _envelopes(self, nonce: bytes) -> Envelopes:
+        access, refused = self.access, self._transport.refused
+        made = Envelopes(
+            self.identity, self.run_id, nonce=nonce, trust=access.trust, allow=access.allowed, plan=self._plan, refused=refused
+        )
+
+        def trust(keys: Iterable[Key]) -> None:
+            made.allow = frozenset(keys)
+
+        access.on_trust = trust
+        return made
 
     async def _end_driver(self) -> None:
         if self._driver is not None:
@@ -289,6 +321,7 @@ class SwarmGroup(Group):
     _delivered = False
 
     def _on_settled(self, settled: Settled) -> None:
+        self.access.learn(settled.decision.members)
         with self._news:
             self._settled[settled.decision.slot] = settled
             while len(self._settled) > 256:
