@@ -9,7 +9,6 @@ Members are processes that train a tiny model with thinwire.DiLoCo over SwarmGro
 Faults that cut networks need root. The seed names the run: the same seed gives the same plan of faults.
 """
 
-import os
 import secrets
 import sys
 import tempfile
@@ -24,12 +23,12 @@ from rich.console import Console
 
 from benchmarks.chaos import rows, simulated
 from benchmarks.chaos.faults import KINDS, plan
-from benchmarks.chaos.fleet import MARK, Fleet, left_behind
+from benchmarks.chaos.fleet import Fleet, left_behind
 from benchmarks.chaos.net import Net, Places, can_cut, open_lab_net
 from benchmarks.chaos.run import Chaos, ChaosError
+from benchmarks.chaos.specs import WORKER, Specs, bootstrap, member
 from benchmarks.chaos.swarm import Swarm
 from benchmarks.chaos.watch import Watch
-from benchmarks.chaos.worker import Specs, bootstrap, member
 from benchmarks.suite.options import held, one_sentence, parse
 from benchmarks.suite.record import OK, RESULTS, Record, append, refuse_unwritable
 from benchmarks.suite.runs import RunError
@@ -105,14 +104,13 @@ def places(options: Options, tag: str) -> Iterator[Places | None]:
 def run(options: Options, console: Console) -> Record:
     """One run, from the first process to the verdict. Raises `RunError` when it could not go on."""
     mark = secrets.token_hex(4)
-    os.environ[MARK] = mark
     faults = plan(options.seed, options.events, options.chosen())
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thinwire-chaos-")))
         history = options.history or folder / "history"
         net = stack.enter_context(places(options, f"tc{mark}"))
-        fleet = stack.enter_context(Fleet())
-        specs = Specs(folder, history, f"chaos-{mark}", net, options.step_ms / 1e3, options.sync_every)
+        fleet = stack.enter_context(Fleet(WORKER))
+        specs = Specs(folder, history, mark, net, options.step_ms / 1e3, options.sync_every)
         swarm = Swarm(fleet, Watch(time.monotonic()), options.members, member, specs, bootstrap, net, EXTRAS)
         chaos = Chaos(swarm, faults, lambda line: console.print(line, markup=False, highlight=False), options.every, options.calm_rounds)
         try:

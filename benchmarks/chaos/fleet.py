@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _context = mp.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "hivemind", "thinwire", "benchmarks.chaos.worker"])
+_context.set_forkserver_preload(["torch", "thinwire"])
 MARK = "THINWIRE_CHAOS"  # in the environment of everything that a run starts, so that what it leaves behind can be found
 
 Work = Callable[[Connection, Any], None]
@@ -47,9 +47,11 @@ class Member:
 
 
 class Fleet:
-    """Members by name. A context: at its end none is left."""
+    """Members by name. A context: at its end none is left. `preload` is a module that they all need, if no process was started yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: str | None = None) -> None:
+        if preload:
+            _context.set_forkserver_preload(["torch", "thinwire", preload])
         self.members: dict[str, Member] = {}
         self._born = 0
 

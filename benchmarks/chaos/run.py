@@ -11,6 +11,7 @@ from benchmarks.chaos.swarm import BOOTSTRAP, Swarm
 
 CALM_ROUNDS = 10  # before the first fault: throughput is measured against these
 HEAL_S = 60.0  # for everybody to be there again: longer is a hang
+START_S = 240.0  # for the first time: everything is imported once
 LEAVE_S = 30.0
 LOOK_S = 0.2
 
@@ -44,8 +45,8 @@ class Chaos:
         """From the first process to the last. Raises `ChaosError`."""
         began = self.clock()
         self.swarm.begin()
-        if not self._until(lambda: self._calm(1)):
-            raise ChaosError(f"the swarm did not come up in {HEAL_S:g} s; up: {self.watch.up()}")
+        if not self._until(lambda: self._calm(1), START_S):
+            raise ChaosError(f"the swarm did not come up in {START_S:g} s; up: {self.watch.up()}")
         self._mark()
         self.watch.restart_rate(self.clock())
         self._until(lambda: self._calm(self.calm_rounds))
@@ -132,10 +133,9 @@ class Chaos:
             raise ChaosError(f"{member.name} failed:\n{rest[0]}")
         if word in ("up", "entering"):
             member.addresses = list(rest[0])
-        if word == "up":  # the first peer, also when it comes back
-            self.swarm.fill()
-        elif word == "joined":
+        if word == "joined":
             self.watch.joined(member.name, *rest)
+            self.swarm.fill()
         elif word == "round":
             at, round, epoch, state, steps = rest
             self.watch.round(member.name, at, round=round, epoch=epoch, state=state, steps=steps)

@@ -17,12 +17,13 @@ FEW = "few are left"  # kills after which a majority is gone: the rest waits bef
 class Specs(Protocol):
     """What a process is started with."""
 
-    def __call__(self, identity: str, *, peers: Sequence[str], place: int | None, fresh_key: bool) -> Any: ...
+    def __call__(self, identity: str, *, peers: Sequence[str], place: int | None, fresh_key: bool, founds: bool) -> Any: ...
 
 
 @dataclass
 class Swarm:
-    """`size` members are kept up: who ends is followed by another incarnation. `bootstrap` is the first peer's work, if any."""
+    """`size` members are kept up: who ends is followed by another incarnation. `bootstrap` is the work of a peer
+    that is no member, if any."""
 
     fleet: Fleet
     watch: Watch
@@ -40,18 +41,16 @@ class Swarm:
     _newcomers: int = 0
 
     def begin(self) -> None:
-        """Start the first peer, if there is one; members follow when it can be reached."""
-        if self.bootstrap is not None:
-            self._start(BOOTSTRAP, self.bootstrap)
-        else:
-            self.fill()
+        """Start the member that founds the run; the others follow when it has."""
+        self._start("m0", self.work, founds=True)
 
     def fill(self) -> None:
-        """Start the members that are missing."""
+        """Start who is missing."""
         there = {member.identity for member in self.fleet.members.values()}
-        for i in range(self.size):
-            if f"m{i}" not in there and not self.closing:
-                self._start(f"m{i}", self.work)
+        wanted = {f"m{i}": self.work for i in range(self.size)} | ({BOOTSTRAP: self.bootstrap} if self.bootstrap else {})
+        for identity, work in wanted.items():
+            if identity not in there and not self.closing:
+                self._start(identity, work)
 
     def up(self) -> list[Member]:
         """Members that have joined and run."""
@@ -97,7 +96,7 @@ class Swarm:
         return self._start(f"x{self._newcomers % self.extras}", self.work, extra=True)
 
     def kill_bootstrap(self) -> bool:
-        """SIGKILL the first peer; another takes its place."""
+        """SIGKILL the peer that is no member; another takes its place."""
         found = [member for member in self.fleet.members.values() if member.identity == BOOTSTRAP]
         for member in found:
             member.signal(signal.SIGKILL)
@@ -124,18 +123,13 @@ class Swarm:
         """Its process is gone: whoever should be there is started again."""
         if member.identity != BOOTSTRAP:
             self.watch.ended(member.name, self.clock())
-        if self.closing or member.extra:
-            return
-        if member.identity == BOOTSTRAP:
-            assert self.bootstrap is not None
-            self._start(BOOTSTRAP, self.bootstrap)
-        else:
+        if not member.extra:
             self.fill()
 
-    def _start(self, identity: str, work: Work, *, extra: bool = False) -> Member:
+    def _start(self, identity: str, work: Work, *, extra: bool = False, founds: bool = False) -> Member:
         place = self._places.setdefault(identity, len(self._places)) if self.net else None
         peers = [address for member in self.fleet.members.values() for address in member.addresses]
-        spec = self.specs(identity, peers=peers, place=place, fresh_key=self._fresh.pop(identity, extra))
+        spec = self.specs(identity, peers=peers, place=place, fresh_key=self._fresh.pop(identity, extra), founds=founds)
         member = self.fleet.start(identity, work, spec, extra=extra)
         if identity != BOOTSTRAP:
             self.watch.born(member.name, self.clock())

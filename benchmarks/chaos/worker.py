@@ -7,65 +7,68 @@ AT is the machine's monotonic clock, which all its processes share. A full disk 
 to any, while sockets and pipes go on.
 """
 
+import asyncio
 import os
 import resource
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import thinwire
 from benchmarks.chaos.doom import Doom
 from benchmarks.chaos.fleet import MARK
-from benchmarks.chaos.net import Places
+from benchmarks.chaos.specs import Spec
 from benchmarks.lab.namespaces import inside
+from thinwire.comms.door import Door
+from thinwire.comms.swarm import driver
+from thinwire.comms.swarm.group import SwarmGroup
+from thinwire.comms.swarm.hive import hive
+from thinwire.comms.swarm.identity import Identity
+from thinwire.comms.swarm.machine import Machine
+from thinwire.comms.swarm.node import Node
+from thinwire.comms.swarm.p2pd import DaemonOptions
+from thinwire.comms.swarm.transport import Key, Transport
+from thinwire.comms.swarm.view import Slot
+from thinwire.optim.ledger import RoundInfo
 
-PORT = 39500  # of the first peer in a network of its own
+hive()  # imported once, before anything is forked from here
+SIDE = 32  # of the model
 SLOW_S = 0.3  # that a slow member's step takes longer
 
 
-@dataclass(frozen=True)
-class Spec:
-    """What a process needs: everything that it may touch lies in `folder` and `history`."""
-
-    run: str
-    identity: Path
-    peers: tuple[str, ...]
-    history: Path
-    listen: str
-    namespace: str | None
-    step_s: float
-    sync_every: int
-    mark: str
-
-
-@dataclass(frozen=True)
-class Specs:
-    """Makes specs: one key file an identity, a new one where a fresh key is asked for."""
+class BoardNode(Node):
+    """A node whose notice board is a folder."""
 
     folder: Path
-    history: Path
-    run: str
-    net: Places | None
-    step_s: float
-    sync_every: int
-    port: int = 0
 
-    def __call__(self, identity: str, *, peers: Sequence[str], place: int | None, fresh_key: bool) -> Spec:
-        key = self.folder / f"{identity}.key"
-        if fresh_key:
-            key.unlink(missing_ok=True)
-        address = "127.0.0.1" if self.net is None or place is None else self.net.address(place)
-        port = self.port if identity == "bootstrap" else 0
-        namespace = None if self.net is None or place is None else self.net.namespace(place)
-        return Spec(
-            self.run, key, tuple(peers), self.history, f"/ip4/{address}/tcp/{port}", namespace, self.step_s, self.sync_every, self.run
-        )
+    async def announce(self, run: str, record: bytes) -> None:
+        path = self.folder / self.key.hex()
+        path.with_suffix(".part").write_bytes(record)
+        path.with_suffix(".part").replace(path)
+
+    async def lookup(self, run: str) -> dict[Key, bytes]:
+        return {
+            bytes.fromhex(p.name): p.read_bytes() for p in self.folder.iterdir() if not p.suffix and time.time() - p.stat().st_mtime < 60
+        }
+
+
+def transport(spec: Spec) -> Callable[[Identity], Transport]:
+    """The node of a member."""
+
+    def make(identity: Identity) -> Transport:
+        options = DaemonOptions(listen=(spec.listen,), port_map=False)
+        node = BoardNode(spec.identity, initial_peers=spec.peers, options=options)
+        node.folder = spec.identity.parent / "board"
+        node.folder.mkdir(exist_ok=True)
+        return node
+
+    return make
 
 
 class Talk:
@@ -112,24 +115,88 @@ def fill_disk(seconds: float) -> None:
 def member(pipe: Connection, spec: Spec) -> None:
     """Train until told to leave."""
     talk = Talk(pipe)
-    _settle(spec)
+    settle(spec)
     try:
-        _train(spec, talk)
+        train(spec, talk)
     except BaseException:
         talk.say("failed", traceback.format_exc())
 
 
 def bootstrap(pipe: Connection, spec: Spec) -> None:
-    """The first peer: it only keeps the notice board."""
-    raise NotImplementedError
+    """The first peer, which is no member: newcomers find the notice board through it."""
+    settle(spec)
+    asyncio.run(keep_board(pipe, spec))
 
 
-def _settle(spec: Spec) -> None:
+async def keep_board(pipe: Connection, spec: Spec) -> None:
+    """Be there until told to leave."""
+    node = transport(spec)(Identity.load_or_create(spec.identity))
+    await node.start()
+    pipe.send(("up", node.addresses()))
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(pipe.fileno(), told.set)
+    await told.wait()
+    await node.close()
+
+
+def settle(spec: Spec) -> None:
+    """Make this process what the spec says."""
     torch.set_num_threads(1)
-    os.environ[MARK] = spec.mark  # for what this process starts
+    os.environ[MARK] = spec.run  # for what this process starts
     if spec.namespace is not None:
         inside(spec.namespace).__enter__()  # for good
 
 
-def _train(spec: Spec, talk: Talk) -> None:
-    raise NotImplementedError
+def train(spec: Spec, talk: Talk) -> None:
+    """What a user's script does, with a word to the parent after every round."""
+    began = time.monotonic()
+    steps = 0
+    driver.Machine = watched(talk.doom)  # type: ignore[misc]
+    group = SwarmGroup(
+        spec.run, None if spec.founds else spec.peers, identity=spec.identity, history=spec.history, transport=transport(spec)
+    )
+    enter = group.enter
+
+    def entering(door: Door) -> None:
+        enter(door)
+        talk.say("entering", group.addresses())
+        talk.say("joined", time.monotonic(), time.monotonic() - began)
+
+    def told(info: RoundInfo) -> None:
+        if info.error is None:
+            state = "" if info.state_hash is None else f"{info.state_hash:016x}"
+            talk.say("round", time.monotonic(), info.round, epoch_of(group, info.round), state, steps)
+
+    group.enter = entering  # type: ignore[method-assign]
+    talk.say("entering", [])
+    torch.manual_seed(0)
+    model = torch.nn.Linear(SIDE, SIDE)
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    opt = thinwire.DiLoCo(inner, group=group, sync_every=spec.sync_every, verify_every=1, on_round=told)
+    torch.manual_seed(os.getpid())
+    while not talk.leave.is_set():
+        opt.zero_grad()
+        x = torch.randn(8, SIDE)
+        (model(x) - x).square().mean().backward()
+        opt.step()
+        steps += 1
+        time.sleep(spec.step_s + (SLOW_S if time.monotonic() < talk.slow_until else 0.0))
+    opt.close()
+
+
+def epoch_of(group: SwarmGroup, round: int) -> str:
+    """The lineage in which a round was decided; members of different ones may have different states."""
+    assert group._driver is not None
+    settled = group._driver.settled.get(Slot(round))
+    return (settled.decision.epoch.digest if settled else group._driver.machine.epoch).hex()[:16]
+
+
+def watched(doom: Doom) -> Callable[..., Machine]:
+    """Round machines that a doom stands before."""
+
+    def made(*words: Any, **named: Any) -> Machine:
+        machine = Machine(*words, **named)
+        doom.watch(machine)
+        return machine
+
+    return made

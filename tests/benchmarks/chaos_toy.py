@@ -29,7 +29,7 @@ class ToySpecs:
     began: float
     wrong: str = ""
 
-    def __call__(self, identity: str, *, peers: Sequence[str], place: int | None, fresh_key: bool) -> Toy:
+    def __call__(self, identity: str, *, peers: Sequence[str], place: int | None, fresh_key: bool, founds: bool) -> Toy:
         return Toy(identity, self.folder, self.began, self.wrong)
 
 
