@@ -15,7 +15,6 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +32,6 @@ from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.machine import Machine
 from thinwire.comms.swarm.node import Node
 from thinwire.comms.swarm.p2pd import DaemonOptions
-from thinwire.comms.swarm.transport import Key, Transport
 from thinwire.comms.swarm.view import Slot
 from thinwire.optim.ledger import RoundInfo
 
@@ -42,33 +40,9 @@ SIDE = 32  # of the model
 SLOW_S = 0.3  # that a slow member's step takes longer
 
 
-class BoardNode(Node):
-    """A node whose notice board is a folder."""
-
-    folder: Path
-
-    async def announce(self, run: str, record: bytes) -> None:
-        path = self.folder / self.key.hex()
-        path.with_suffix(".part").write_bytes(record)
-        path.with_suffix(".part").replace(path)
-
-    async def lookup(self, run: str) -> dict[Key, bytes]:
-        return {
-            bytes.fromhex(p.name): p.read_bytes() for p in self.folder.iterdir() if not p.suffix and time.time() - p.stat().st_mtime < 60
-        }
-
-
-def transport(spec: Spec) -> Callable[[Identity], Transport]:
-    """The node of a member."""
-
-    def make(identity: Identity) -> Transport:
-        options = DaemonOptions(listen=(spec.listen,), port_map=False)
-        node = BoardNode(spec.identity, initial_peers=spec.peers, options=options)
-        node.folder = spec.identity.parent / "board"
-        node.folder.mkdir(exist_ok=True)
-        return node
-
-    return make
+def transport(spec: Spec) -> Callable[[Identity], Node]:
+    """The node of a member: as a user's, but it asks no router for a port."""
+    return lambda _: Node(spec.identity, initial_peers=spec.peers, options=DaemonOptions(listen=(spec.listen,), port_map=False))
 
 
 class Talk:
