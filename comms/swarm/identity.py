@@ -150,10 +150,10 @@ def base58(data: bytes) -> str:
     return "1" * (len(data) - len(data.lstrip(b"\0"))) + digits
 
 
-def unbase58(text: str) -> bytes | None:
-    """What `base58` wrote, at most 128 characters; None when it is nothing of the kind."""
+def unbase58(text: str, limit: int = 128) -> bytes | None:
+    """What `base58` wrote, at most `limit` characters; None when it is nothing of the kind."""
     number = 0
-    if len(text) > 128:
+    if len(text) > limit:
         return None
     for character in text:
         digit = _BASE58.find(character)
