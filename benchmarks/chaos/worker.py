@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -89,17 +90,17 @@ def fill_disk(seconds: float) -> None:
 def member(pipe: Connection, spec: Spec) -> None:
     """Train until told to leave."""
     talk = Talk(pipe)
-    settle(spec)
     try:
-        train(spec, talk)
+        with settled(spec):
+            train(spec, talk)
     except BaseException:
         talk.say("failed", traceback.format_exc())
 
 
 def bootstrap(pipe: Connection, spec: Spec) -> None:
     """The first peer, which is no member: newcomers find the notice board through it."""
-    settle(spec)
-    asyncio.run(keep_board(pipe, spec))
+    with settled(spec):
+        asyncio.run(keep_board(pipe, spec))
 
 
 async def keep_board(pipe: Connection, spec: Spec) -> None:
@@ -113,12 +114,11 @@ async def keep_board(pipe: Connection, spec: Spec) -> None:
     await node.close()
 
 
-def settle(spec: Spec) -> None:
-    """Make this process what the spec says."""
+def settled(spec: Spec) -> AbstractContextManager[None]:
+    """This process as the spec says, threads that it starts within too."""
     torch.set_num_threads(1)
     os.environ[MARK] = spec.run  # for what this process starts
-    if spec.namespace is not None:
-        inside(spec.namespace).__enter__()  # for good
+    return nullcontext() if spec.namespace is None else inside(spec.namespace)
 
 
 def train(spec: Spec, talk: Talk) -> None:

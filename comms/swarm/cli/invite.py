@@ -1,7 +1,7 @@
 """Print the one string that lets another machine join a run: its name, addresses, whom to trust, and a secret that lets in.
 
-thinwire invite my-run --peers /ip4/198.51.100.7/tcp/7000/p2p/12D3Koo...
-thinwire invite --again tw1... --peers ADDRESS     the same run and secret at other addresses
+    thinwire invite my-run --peers /ip4/198.51.100.7/tcp/7000/p2p/12D3Koo...
+    thinwire invite --again tw1... --peers ADDRESS     the same run and secret at other addresses
 
 Who has the string can join: send it as you would send a password.
 """

@@ -1,7 +1,7 @@
 """Run a training script as a member of a swarm: it sets what `SwarmGroup.from_env()` reads, and ends the script with itself.
 
-thinwire join tw1:... -- python train.py
-thinwire join tw1:... --history runs/history -- torchrun --nproc-per-node 2 train.py
+    thinwire join tw1... -- python train.py
+    thinwire join tw1... --history runs/history -- torchrun --nproc-per-node 2 train.py
 
 The script says `thinwire.DiLoCo(opt, group=SwarmGroup.from_env())`. Its exit status is the command's.
 """

@@ -1,7 +1,7 @@
 """Make a member's key, and print its public half: the member's name, which goes on the others' allow-lists.
 
-thinwire keygen
-thinwire keygen keys/region-a.key
+    thinwire keygen
+    thinwire keygen keys/region-a.key
 
 The file is this member: keep it secret, and give no two members the same. Who has it can take part in its name.
 """

@@ -1,7 +1,7 @@
 """Be a peer that newcomers find the others through, and print the line that they paste. It trains nothing and is no member.
 
-thinwire serve my-run
-thinwire serve my-run --port 7000 --announce /ip4/198.51.100.7/tcp/7000     behind a router that passes the port on
+    thinwire serve my-run
+    thinwire serve my-run --port 7000 --announce /ip4/198.51.100.7/tcp/7000     behind a router that passes the port on
 
 Its key and the run's secret are kept, so that the line still holds when it is started again (with a fixed --port). Ctrl-C ends it; members
 that have found each other do not need it.

@@ -1,7 +1,7 @@
 """Who takes part in a swarm: the next round, loss, bytes, lag and what each member has rejected; live, or as lines for a log.
 
-thinwire status tw1:...
-thinwire status tw1:... --plain --period 60 >> swarm.log
+    thinwire status tw1...
+    thinwire status tw1... --plain --period 60 >> swarm.log
 
 It asks the members themselves, as a peer of its own. With an allow-list, give a key that is on it.
 """

@@ -1,6 +1,6 @@
 """Prove a run from the histories that its members wrote: every law on all of them, with file and line of what breaks one.
 
-thinwire verify runs/swarm/history
+    thinwire verify runs/swarm/history
 
 Put the histories of all members into one folder first. Exit status 1 when a law is broken.
 """
