@@ -71,7 +71,6 @@ class Lab:
     control: Control | None = None
     spaces: tuple[str, ...] = ()
     relay: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
-    folder: Path | None = None  # goes with the lab, whatever ends it; None: the temporary one
     _ports: Iterator[int] = field(default_factory=lambda: iter(range(29500, 65000)), repr=False)
 
     @property
@@ -181,7 +180,7 @@ def open_lab(topology: Topology) -> Iterator[Lab]:
             spaces = tuple(regions.space(tag, i) for i in range(len(topology.regions)))
             places = tuple(_place(i, region.name, name) for i, (region, name) in enumerate(zip(topology.regions, spaces, strict=True)))
             with contextlib.closing(Control(control, RUN / tag)) as client:
-                yield Lab("namespaces", topology, places, INTERFACE, 1, client, spaces, relay, RUN / tag)
+                yield Lab("namespaces", topology, places, INTERFACE, 1, client, spaces, relay)
         finally:
             assert relay.stdin is not None
             assert relay.stdout is not None

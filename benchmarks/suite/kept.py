@@ -4,8 +4,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -100,7 +99,7 @@ def open_fleet(stack: ExitStack, topology: Topology, module: str) -> Opened:
 def fleet_in(lab: Lab, module: str, *, rtt_s: float) -> Fleet:
     """A worker in each place of a lab."""
 
-    def start(rank: int, argv: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
-        return lab.start(rank, argv, env=env, log=log)
+    def start(rank: int, argv: list[str], env: dict[str, str], **pipes: Any) -> "subprocess.Popen[bytes]":
+        return lab.start(rank, argv, env=env, **pipes)
 
-    return Fleet(module, len(lab.places), start, interface=lab.interface, rtt_s=rtt_s, check=lab.check, folder=lab.folder)
+    return Fleet(module, len(lab.places), start, interface=lab.interface, rtt_s=rtt_s, check=lab.check)

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,7 @@ serve(Part)
 # The same protocol by hand: no import of torch.
 STUB = """
 import json, os, socket, sys
-line = socket.socket(socket.AF_UNIX)
-line.connect(os.environ["FLEET_SOCKET"])
-wire = line.makefile("rwb")
+wire = socket.socket(fileno=int(os.environ["FLEET_SOCKET"])).makefile("rwb")
 def say(**message):
     wire.write(json.dumps(message).encode() + b"\\n")
     wire.flush()
@@ -57,8 +56,8 @@ wire.readline()
 
 
 def of(program: str, started: list["subprocess.Popen[bytes]"]) -> Callable[..., "subprocess.Popen[bytes]"]:
-    def start(rank: int, argv: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
-        started.append(start_here(rank, [sys.executable, "-c", program], env, log))
+    def start(rank: int, argv: list[str], env: dict[str, str], **pipes: Any) -> "subprocess.Popen[bytes]":
+        started.append(start_here(rank, [sys.executable, "-c", program], env, **pipes))
         return started[-1]
 
     return start
