@@ -86,8 +86,11 @@ class Lab:
         return self.places[0].address
 
     def port(self) -> int:
-        """One that no run of this lab has used."""
-        return next(self._ports) if self.kind == "namespaces" else _free_port()
+        """One that no run of this lab has used, and nobody has taken in region 0."""
+        if self.kind != "namespaces":
+            return _free_port()
+        with namespaces.inside(self.spaces[0]):
+            return next(port for port in self._ports if _is_free(port))
 
     def start(
         self, i: int, words: Sequence[str], *, env: Mapping[str, str] | None = None, log: Path | None = None, cwd: Path | None = None,
@@ -265,6 +268,13 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as here, contextlib.suppress(OSError):
+        here.bind(("", port))
+        return True
+    return False
 
 
 def _free_port() -> int:

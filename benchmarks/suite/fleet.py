@@ -24,7 +24,7 @@ from benchmarks.suite.runs import RunError
 TAIL = 1500  # characters of a dead worker's output worth showing
 LEAST_ROUNDS = 3
 SETTLE_S = 0.05  # acknowledgements are delayed by at most 40 ms
-PATIENCE_S = 900.0  # for one answer: a row that takes longer hangs
+PATIENCE_S = 300.0  # for one answer, two rounds of warming up among them: who takes longer hangs
 PATIENCE, LEAST_PATIENCE_S = 5, 60.0  # rounds may take so many times what the second one took
 LOOK_S = 0.5  # between two looks whether the links are still there
 
@@ -108,7 +108,7 @@ class Fleet:
             rounds = enough.of(round_s)
             time.sleep(self._settle_s)  # what the warm-up still has on its way is not of these rounds
             before, first = self._counts(), traffic()
-            seen = self._all({"rounds": rounds}, "seen", min(PATIENCE_S, LEAST_PATIENCE_S + PATIENCE * rounds * round_s))
+            seen = self._all({"rounds": rounds}, "seen", LEAST_PATIENCE_S + PATIENCE * rounds * round_s)
             time.sleep(self._settle_s)  # and what they still have on their way is
             after, last = self._counts(), traffic()
             checked = self._all({}, "checked")

@@ -84,7 +84,8 @@ def open_fleet(stack: ExitStack, topology: Topology, module: str) -> Opened:
     """A worker of `python -m module` in each region; `stack` closes it.
 
     Where nothing is shaped and this user or machine cannot have regions, workers are on the loopback. Raises `LabError` when a link is
-    asked for that cannot be had, `Void` when it is not what was asked, and `RunError` when a worker does not start.
+    asked for that cannot be had, `Void` when it is not what was asked, and `RunError` when it cannot be
+    measured or a worker does not start.
     """
     try:
         lab = stack.enter_context(open_lab(topology))
@@ -92,7 +93,10 @@ def open_fleet(stack: ExitStack, topology: Topology, module: str) -> Opened:
         if topology.shaped:
             raise
         lab = stack.enter_context(open_loopback(len(topology.regions)))
-    link = lab.verify() if topology.shaped else lab.link()
+    try:
+        link = lab.verify() if topology.shaped else lab.link()
+    except LabError as error:  # there are regions, so that this is a failure
+        raise RunError(str(error)) from None
     return Opened(lab, link, stack.enter_context(fleet_in(lab, module, rtt_s=topology.asked()["rtt_ms"] / 1000)))
 
 

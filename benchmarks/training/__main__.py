@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.lab.namespaces import LabError
 from benchmarks.lab.wan import Lab, Void, open_lab, open_loopback
-from benchmarks.suite.options import held, one_sentence, parse
+from benchmarks.suite.options import complete, held, one_sentence, parse
 from benchmarks.suite.record import ABSENT, VOID, Record
 from benchmarks.suite.runs import Due, end, run_all
 from benchmarks.training.launch import launch, template
@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
                 link = lab.link().asked.topology
                 made = run_all(due(options, lab), options.results, console, keep=options.keep)
         records = held(options.results, "training")
+    with complete(options.results):
         console.print(table(options, records, link or link_of(options, records)))
     end(made)
 
