@@ -185,6 +185,11 @@ async def ask_at_doors(
     return Found(snapshot, answer.standing, dict(doors))
 
 
+async def knock(transport: Transport, key: Key, lines: Sequence[str], proof: bytes) -> None:
+    """Make oneself known to a member, without taking anything."""
+    await _welcome(transport, key, msgspec.msgpack.encode(Hello(hash_of(lines), proof)))
+
+
 async def has_counted(transport: Transport, members: Sequence[Key], slot: Slot, digest: bytes) -> bool:
     """Whether this member's payload of a slot counted, as far as one of these members knows."""
     for key in [key for key in members if transport.is_up(key)][:3]:

@@ -132,6 +132,7 @@ class SwarmGroup(Group):
         self._doorkeeper: Doorkeeper | None = None
         self._journal: History | None = None
         self._plan = 0
+        self._lines: list[str] | None = None
         self._applied = 0
         self._state = ""
         self._loss: float | None = None
@@ -159,6 +160,7 @@ class SwarmGroup(Group):
         Raises `RefusedError` when the members refuse this one, with the first difference.
         """
         self._open_transport()
+        self._lines = list(door.lines)
         self._plan = xxhash.xxh3_64_intdigest("\n".join(door.lines).encode())
         self._come_in(door, "join")
 
@@ -239,7 +241,7 @@ class SwarmGroup(Group):
     async def _open(self) -> None:
         await self._transport.start()
         self._transport.serve[QUESTION] = self._tell_status
-        self._background.append(asyncio.get_running_loop().create_task(self._board.keep(lambda: self._driver is not None)))
+        self._background.append(asyncio.get_running_loop().create_task(self._board.keep(lambda: self._lines)))
 
     async def _begin_driver(self, found: Found | None, nonce: bytes, lines: Sequence[str], round: int) -> None:
         driver = Driver(

@@ -1,5 +1,6 @@
 """Rounds whose decision comes late: whatever the order, members hold the same bits after each round, and no work is lost or repeated."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -274,6 +275,29 @@ def test_who_is_excluded_while_its_round_is_in_the_air_sends_nothing_twice(count
     assert other.group.rejoined == 1
     assert other.opt.round == 1
     torch.testing.assert_close(sent + other.owed(), other.inner.learnt, atol=2e-5, rtol=1e-4)
+
+
+def test_a_checkpoint_made_while_a_round_is_in_the_air_goes_on_without_what_it_carries() -> None:
+    hub, one = lone()
+    one.step()
+    other = join(hub, 1)
+    for _ in range(EVERY + 1):
+        other.step()
+    state = copy.deepcopy((other.net.state_dict(), other.opt.state_dict()))
+    replica = other.opt._replicas[0]
+    assert replica.aloft is not None
+    kept, meanwhile = replica.aloft.kept.clone(), replica.mark - weights(other.net)
+    hub.view.pop(1)  # it is gone, and its payload is not
+
+    again = One(hub, 2, "blockmax")
+    again.net.load_state_dict(state[0])
+    again.opt.load_state_dict(state[1])
+    assert again.opt._begin()
+    assert torch.equal(weights(again.net), anchor(again.opt) - meanwhile)
+    assert torch.equal(again.opt._replicas[0].residual, kept)
+    assert again.opt._clock.window == 1
+    one.step()
+    assert hub.decide().members == (0, 1)
 
 
 def test_close_waits_longer_than_a_step_and_gives_up() -> None:
