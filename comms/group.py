@@ -20,11 +20,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import replace as _replace
 from functools import partial
+from math import inf
 from typing import Any, Generic, NoReturn
 
 import torch
 from torch import Tensor
 
+from thinwire.comms.door import Door, Snapshot
 from thinwire.comms.rounds import (
     MAX_BLOB_NBYTES,
     Ask,
@@ -76,6 +78,10 @@ class Waiting(Generic[T]):
         """Whether `wait` would return at once."""
         return self._over.is_set()
 
+    def ready(self, timeout_s: float) -> bool:
+        """Whether it is decided, at the latest after `timeout_s`; what is not may still be, and is not given up."""
+        return self._over.wait(timeout_s)
+
     def wait(self) -> T | None:
         """Block until the group has decided, to its deadline (15 s more if the transport hangs); None: it failed for everybody."""
         while not self._over.wait(self._group._until_stuck()):
@@ -97,7 +103,12 @@ class Waiting(Generic[T]):
 
 
 class Pending(Waiting[Exchange]):
-    """An exchange of payloads under way."""
+    """An exchange of payloads under way.
+
+    `delivered`: there is no exchange for this member, which has to `rejoin`, but the others have counted its payload.
+    """
+
+    delivered = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,9 +169,17 @@ class Group(ABC):
     - `error`: why this member takes no part any more, or None. Every later `start` then fails at once.
     - `timeout_s`: deadline of one exchange, or None to learn it.
     - `sent_nbytes`, `received_nbytes`: all that was handed to the transport and came from it so far.
+
+    Where members come and go (`elastic`), a member enters by a door, may find rounds that are decided already, and a decision may
+    come long after its round began. Elsewhere all members begin together, and these say so:
+
+    - `patience_s`: how long a step should wait for a round before it goes on training and lets the round land later.
+    - `astray`: why this member must `rejoin` before its next round (the group went on without it), or None.
     """
 
     trust = "lan"
+    elastic = False
+    astray: str | None = None
 
     def __init__(self, rank: int, members: tuple[int, ...], *, run: int = 0, timeout_s: float | None = None) -> None:
         self.rank = rank
@@ -207,7 +226,8 @@ class Group(ABC):
 
         def attempt(link: Link) -> Outcome[Exchange]:
             # Where payloads are dense, or nobody can have one that counts, a header costs less than what it may save.
-            return gather(ask, link, reduce=reduce, heads_first=reduce or use not in self._agreed)
+            # An elastic group decides about whole payloads, whose size its plan says.
+            return gather(ask, link, reduce=reduce, heads_first=not self.elastic and (reduce or use not in self._agreed))
 
         self._submit(lambda seq: attempt, pending, use=use)
         return pending
@@ -227,6 +247,26 @@ class Group(ABC):
     def describe(self) -> Description:
         """Who takes part and who is missing."""
         return Description(self._members, self.rank, self.trust, dict(self._missing))
+
+    @property
+    def patience_s(self) -> float:
+        """How long a step should wait for a round under way; the decision may come later."""
+        return inf
+
+    def enter(self, door: Door) -> None:
+        """Found the run or join it; blocks. Raises `RefusedError`, naming the first difference, when the members refuse this one."""
+        raise TypeError(f"{type(self).__name__} has the members it began with: there is no door")
+
+    def rejoin(self, door: Door) -> None:
+        """Take the state of the others once more, as a newcomer would; blocks. For a member that is `astray` or differs from them."""
+        raise TypeError(f"{type(self).__name__} has the members it began with: there is no door")
+
+    def is_ahead(self, round: int) -> bool:
+        """Whether `round` is decided already: `start` then gives its exchange, whatever this member brings."""
+        return False
+
+    def offer(self, snapshot: Snapshot) -> None:  # noqa: B027  (nobody joins a group that began with all its members)
+        """The state from now on, by reference: it is copied only while somebody joins."""
 
     def leave(self) -> None:
         """Take no part any more: the others stop waiting for this member. Joins all threads; a second call does nothing."""

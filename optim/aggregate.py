@@ -41,15 +41,3 @@ def contributors(plan: Plan, sent: Sequence[Values]) -> Tensor:
     """Each coefficient's sum divided by how many members sent it; equal to `mean` for dense codes."""
     summed, count = total(plan, sent)
     return summed / (torch.full_like(summed, len(sent)) if count is None else count.clamp_(min=1.0))
-
-
-AGGREGATORS: dict[str, Aggregator] = {"mean": mean, "contributors": contributors}
-
-
-def aggregator(choice: str | Aggregator) -> Aggregator:
-    """An aggregator from its name or itself; raises `ValueError` for an unknown name."""
-    if callable(choice):
-        return choice
-    if choice not in AGGREGATORS:
-        raise ValueError(f"aggregate is {choice!r}; choose one of {', '.join(AGGREGATORS)}, or pass a function")
-    return AGGREGATORS[choice]

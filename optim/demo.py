@@ -2,7 +2,7 @@
 
 import logging
 import struct
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from math import hypot
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ class DeMo(Synchronised):
     - `decay`: of the residual. `sign`: move by the sign of the update, else by the update itself.
     - `codec`, `group`, `aggregate`, `initial`, `on_round`, `log`, `verify_every`: as in `DiLoCo`.
 
-    Raises like `DiLoCo`. A failed round moves no weight and keeps the gradient in the residual.
+    Raises like `DiLoCo`. A failed round moves no weight and keeps the gradient in the residual. In an elastic group every step waits until
+    its round is decided: weights move by rounds only, so that there is nothing to go on with meanwhile.
 
     >>> model = torch.nn.Linear(2, 2)
     >>> opt = DeMo(model.parameters(), lr=1e-3)
@@ -88,6 +89,12 @@ class DeMo(Synchronised):
         if self._allocating():
             return loss
         begun = self._begin()
+        if self._entrance.arrived:
+            self._entrance.arrived = False  # the gradient is of the weights that it came with
+            return loss
+        if begun and self._group is not None and self._group.elastic:
+            self._entrance.refresh(self._group)
+            self._catch_up()
         self._clock.tick()
         self._claim_state()
         if self._is_alone():
@@ -98,20 +105,21 @@ class DeMo(Synchronised):
             self._hold()
         return loss
 
-    def _round(self, *, leaving: bool) -> Generator[Pending, None, Outcome | None]:
+    def _round(self, *, leaving: bool, idle: bool) -> Generator[Pending, None, Outcome | None]:
         assert self._group is not None and self._engine is not None
-        messages = self._messages()
-        abstain = IDLE if leaving else None
-        if not all(message.finite for message in messages):
-            abstain = "NaN, Inf or numbers above 2^100 in the gradient"
+        messages: list[Message] = []
+        abstain: str | None = IDLE
+        if not idle and not leaving:
+            messages = self._messages()
+            abstain = None if all(message.finite for message in messages) else "NaN, Inf or numbers above 2^100 in the gradient"
         norm_sent = hypot(*(message.norm for message in messages))
         if abstain:
-            messages = [silent(replica.fragment, m.payload.device) for replica, m in zip(self._replicas, messages, strict=True)]
+            messages = [silent(r.fragment, r.residual.device) for r in self._replicas if r.residual is not None]
         job = Job(
             fragments=[replica.fragment for replica in self._replicas],
             messages=messages,
             round=self._clock.round,
-            steps=0 if leaving else self._clock.window,
+            steps=0 if leaving or idle else self._clock.window,
             abstain=abstain,
             leaving=leaving,
             state=self._state_hash(),
@@ -120,7 +128,7 @@ class DeMo(Synchronised):
             sound=_can_step,
         )
         outcome = yield from self._exchange(job)
-        counted = outcome is not None and self._group.rank in outcome.members
+        counted = self._is_delivered() if outcome is None else self._group.rank in outcome.members
         if not abstain:
             for replica, message in zip(self._replicas, messages, strict=True):
                 replica.keep(message.kept if counted else message.whole())
@@ -128,8 +136,8 @@ class DeMo(Synchronised):
             return None
         if outcome.updates is not None:
             self._move(outcome.updates, outcome.said)
-        if outcome.updates is not None or outcome.all_leaving:
-            self._clock.next_round()
+        if outcome.updates is not None or outcome.all_leaving or self._group.elastic:
+            self._clock.next_round(since=self._clock.window if idle else 0)
         norms = [m.kept_norm for m in messages] if counted else [norm([r.residual]) for r in self._replicas if r.residual is not None]
         self._engine.settle(job, outcome, hypot(*norms))
         return outcome
@@ -143,6 +151,7 @@ class DeMo(Synchronised):
 
         A scheduler that is a step ahead on one member must not make replicas differ.
         """
+        self._entrance.retire()
         for update, group, (lr, decay) in zip(updates, self.param_groups, _STEP.iter_unpack(said), strict=True):
             update.apply([local(p).detach() for p in group["params"]], Step(lr, keep=1.0 - lr * decay, sign=self._sign))
 
@@ -177,14 +186,28 @@ class DeMo(Synchronised):
     # -- what the base asks ----------------------------------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, object]:
-        steps = [(float(group["lr"]), float(group["weight_decay"])) for group in self.param_groups]
-        return {"decay": self._decay, "sign": self._sign, "lr and weight_decay of each group": steps}
+        settings: dict[str, object] = {"decay": self._decay, "sign": self._sign}
+        if not self._elastic():  # there a newcomer takes them from the others
+            settings["lr and weight_decay of each group"] = [(float(g["lr"]), float(g["weight_decay"])) for g in self.param_groups]
+        return settings
 
     def _new_replica(self, params: list[Tensor]) -> Replica:
         return Replica(params, self._codec, anchor=False, momentum=False, residual=True)
 
     def _shared_tensors(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, local(p)) for name, p in self._named_parameters())
+
+    def _agreed_tensors(self) -> dict[str, Tensor]:
+        groups = [group["params"] for group in self.param_groups]
+        return {f"parameter.{i}.{j}": local(p).detach() for i, params in enumerate(groups) for j, p in enumerate(params)}
+
+    @torch.no_grad()
+    def _adopt(self, tensors: Mapping[str, Tensor], *, keep: bool) -> None:
+        for name, value in self._agreed_tensors().items():
+            value.copy_(tensors[name])
+        if not keep:
+            for replica in self._replicas:
+                replica.forget()
 
     def _inner_state_dict(self) -> dict[str, Any]:
         groups, index = [], 0

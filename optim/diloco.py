@@ -1,7 +1,7 @@
 """DiLoCo: many local steps, then one compressed exchange of what they changed (arXiv:2311.08105)."""
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from math import hypot
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from thinwire.optim.aggregate import Aggregator
 from thinwire.optim.base import OnRound, Synchronised
 from thinwire.optim.engine import IDLE, Job, Outcome
 from thinwire.optim.fragment import local
-from thinwire.optim.message import norm, silent
+from thinwire.optim.message import Message, norm, silent
 from thinwire.optim.outer import SGD, OuterRule
 from thinwire.optim.replica import Replica
 from thinwire.optim.update import Update
@@ -50,13 +50,19 @@ class DiLoCo(Synchronised):
     - `group`: a `Group`, a `ProcessGroup`, a one-dimensional `DeviceMesh`, or None for the torchrun environment (alone outside of it).
     - `outer_lr`, `outer_momentum`, `nesterov`: the outer SGD; or `outer(anchor, update, round) -> anchor` on `(numel,)` float32.
     - `decay`: of the residual between rounds; 1.0 loses nothing. Unused by the lossless codec.
-    - `aggregate`: "mean", "contributors", or a function; sparse codecs default to contributors.
-    - `initial`: "equal" checks that members start from the same weights, "member0" sends its weights to all.
+    - `aggregate`: "mean", "contributors", "clipped" (thinwire.optim.robust; the default where members come and go), "trimmed" or
+      "median" (dense codecs only), or a function; sparse codecs default to contributors.
+    - `initial`: "equal" checks that members start from the same weights, "member0" sends its weights to all. Where members come and go
+      neither means anything: a newcomer takes the state of the run, whatever it starts from.
     - `on_round`, `log`: called with, and appended as JSON lines, each `RoundInfo`.
     - `verify_every`: rounds between comparisons of the replicas' hashes.
 
     Raises at construction for settings that cannot work, `ConfigError` at the first step when members do not match, `DivergenceError`
     when replicas differ. The network never raises out of `step`: a failed round keeps the window's work for the next one.
+
+    In an elastic group (`thinwire.optim.elastic`) the first step of a newcomer is to take the state of the others; a round that is not
+    decided in time stays in the air while training goes on, and lands below what was learnt meanwhile; a replica that differs takes the
+    state of the majority, and nothing is raised. A rule of the user's own for `outer` must keep no state there, or `carry` it.
 
     >>> model = torch.nn.Linear(2, 2)
     >>> opt = DiLoCo(torch.optim.AdamW(model.parameters(), lr=1e-3), sync_every=50)
@@ -147,13 +153,16 @@ class DiLoCo(Synchronised):
             self._lay_out()
             return self._inner.step(closure) if closure is not None else self._inner.step()
         self._open_window()
+        arrived, self._entrance.arrived = self._entrance.arrived, False
+        if arrived and closure is None:
+            return None  # the gradient is of the weights that it came with
         loss = self._inner.step(closure) if closure is not None else self._inner.step()
         self._clock.tick()
         self._claim_state()
         since = self._clock.window % self._sync_every
         if since == 0:
             self._launch()
-        if since >= self._overlap:
+        if since >= self._overlap or self._late:
             self._land()
         return loss
 
@@ -162,30 +171,49 @@ class DiLoCo(Synchronised):
     def _launch(self) -> None:
         """Begin the round that is due."""
         self._land()  # a checkpoint of other settings may have left one behind
+        if self._flight is not None:
+            return  # it is late: what is learnt meanwhile waits for the next one
         if self._begin():
             self._is_alone()  # says once that the group has ended; the round then fails, and the ledger counts it
-            self._start()
+            self._catch_up()
+            if self._flight is None and self._begun:
+                self._start()
         elif self._is_alone():
             self._clock.forget_window()  # alone every step is agreed: whoever joins later starts from here
         else:
             self._record_no_meeting()
 
     def _land(self) -> None:
-        """End the round under way, if there is one, and let the weights follow."""
+        """End the round under way, if there is one, and let the weights follow; one that is late stays, and lands at a later step."""
         if self._flight is not None:
+            if not self._is_decided():
+                self._mark()
+                return
             self._finish()
         if self._clock.behind:
             self._follow()
 
     @torch.no_grad()
+    def _mark(self) -> None:
+        """Keep what the weights are now that the round under way begins: they are about to change."""
+        for replica, group in zip(self._replicas, self.param_groups, strict=False):
+            replica.set_mark(group["params"])
+
+    @torch.no_grad()
     def _open_window(self) -> None:
-        """Take the anchor before the first step of a window: frameworks load weights after construction."""
+        """Take the anchor before the first step of a window: frameworks load weights after construction.
+
+        Where members come and go it is theirs from the moment of entering: weights that are loaded later are work of this member.
+        """
         known = len(self._replicas)
         self._lay_out()
-        if not self._clock.open and not self._clock.behind and self._flight is None:
+        if self._entrance.entered:
+            if self._group is not None:
+                self._entrance.refresh(self._group)
+        elif not self._clock.open and not self._clock.behind and self._flight is None:
             for replica, group in zip(self._replicas[:known], self.param_groups, strict=False):
                 replica.take_anchor(group["params"])
-        if not self._begun and not self._closed:
+        if not self._closed and (not self._begun or (self._group is not None and self._group.astray is not None)):
             self._begin()
 
     def _lay_out(self) -> None:
@@ -193,51 +221,75 @@ class DiLoCo(Synchronised):
             self._land()  # the round under way is about the groups it began with
         super()._lay_out()
 
-    def _round(self, *, leaving: bool) -> Generator[Pending, None, Outcome | None]:
+    def _round(self, *, leaving: bool, idle: bool) -> Generator[Pending, None, Outcome | None]:
         groups = [group["params"] for group in self.param_groups]
-        messages = [replica.encode(params, decay=self._decay) for replica, params in zip(self._replicas, groups, strict=True)]
-        abstain = IDLE if leaving and not self._clock.open else None
-        if not all(message.finite for message in messages):
-            abstain = "NaN, Inf or numbers above 2^100 in the pseudo-gradient"
-        delta_norm = hypot(*(message.norm for message in messages))
-        if abstain:
-            messages = [silent(replica.fragment, m.payload.device) for replica, m in zip(self._replicas, messages, strict=True)]
-        job = Job(
-            fragments=[replica.fragment for replica in self._replicas],
-            messages=messages,
-            round=self._clock.round,
-            steps=self._clock.window,
-            abstain=abstain,
-            leaving=leaving,
-            state=self._state_hash(),
-            delta_norm=delta_norm,
-        )
-        if abstain and abstain != IDLE:
+        job, messages = self._brought(groups, leaving=leaving, idle=idle)
+        if job.abstain and job.abstain != IDLE:
             self._recover(groups)
-        overlaps = self._overlap > 0 and not leaving
-        bases = [r.gather(params) if overlaps else None for r, params in zip(self._replicas, groups, strict=True)]
+        if self._overlap > 0 and not leaving:
+            self._mark()
         before = self._clock.steps
+        for replica, message in zip(self._replicas, messages, strict=True):
+            replica.aloft = None if job.abstain else message
         outcome = yield from self._exchange(job)
-        if outcome is None:
-            return None
         assert self._engine is not None and self._group is not None
+        if outcome is None:
+            self._miss()
+            return None
         counted = self._group.rank in outcome.members
-        keep_window = outcome.updates is not None and not counted and not abstain and not outcome.all_leaving
+        kept_work = not counted and job.abstain in (None, IDLE) and self._clock.open and not outcome.all_leaving
         if outcome.updates is not None:
-            if keep_window:  # nothing of it was delivered: it counts from the old anchor on
+            bases = [replica.mark for replica in self._replicas]
+            if kept_work:  # nothing of it was delivered: it counts from the old anchor on
                 bases = [replica.anchor.clone() for replica in self._replicas if replica.anchor is not None]
             self._apply(outcome.updates, groups, bases)
         if counted:
             for replica, message in zip(self._replicas, messages, strict=True):
                 replica.keep(message.kept)
-        since = self._clock.steps - before
-        if self._clock.behind and (leaving or since >= self._overlap):  # else a checkpoint has asked for the outcome early
+        since = self._clock.window if idle else self._clock.steps - before
+        if self._clock.behind and not self._saving:
             self._follow()
-        if outcome.updates is not None or outcome.all_leaving:  # else everybody abstained, and the round is held again
-            self._clock.next_round(since=since, open=keep_window)
+        held_again = outcome.updates is None and not outcome.all_leaving and not self._group.elastic  # everybody abstained
+        if not held_again:
+            self._clock.next_round(since=since, open=kept_work)
         norms = [m.kept_norm for m in messages] if counted else [norm([r.residual]) for r in self._replicas if r.residual is not None]
         self._engine.settle(job, outcome, hypot(*norms))
         return outcome
+
+    def _brought(self, groups: list[list[Tensor]], *, leaving: bool, idle: bool) -> tuple[Job, list[Message]]:
+        """What this member brings to the round."""
+        messages: list[Message] = []
+        abstain: str | None = IDLE
+        if not idle and (self._clock.open or not leaving):
+            messages = [replica.encode(params, decay=self._decay) for replica, params in zip(self._replicas, groups, strict=True)]
+            finite = all(message.finite for message in messages)
+            abstain = None if finite else "NaN, Inf or numbers above 2^100 in the pseudo-gradient"
+        delta_norm = hypot(*(message.norm for message in messages))
+        if abstain:
+            messages = [silent(r.fragment, r.anchor.device) for r in self._replicas if r.anchor is not None]
+        job = Job(
+            fragments=[replica.fragment for replica in self._replicas],
+            messages=messages,
+            round=self._clock.round,
+            steps=0 if idle else self._clock.window,
+            abstain=abstain,
+            leaving=leaving,
+            state=self._state_hash(),
+            delta_norm=delta_norm,
+        )
+        return job, messages
+
+    def _miss(self) -> None:
+        """There is no outcome for this member: its work waits, unless it is told that the others have counted it."""
+        if not self._is_delivered():
+            return
+        self._mark()
+        for replica in self._replicas:
+            if replica.aloft is not None:
+                replica.keep(replica.aloft.kept)
+                replica.base = replica.mark
+        since = self._clock.steps - self._launched
+        self._clock.window, self._clock.open, self._clock.behind = since, since > 0, True
 
     def _recover(self, groups: list[list[Tensor]]) -> None:
         """With NaN: the weights are the agreed ones again, and moments that hold NaN would spoil them at the next step."""
@@ -252,6 +304,7 @@ class DiLoCo(Synchronised):
 
     def _apply(self, updates: Sequence[Update], groups: list[list[Tensor]], bases: Sequence[Tensor | None]) -> None:
         """Move the anchors, and the weights with them; weights that have a base stay, and follow later."""
+        self._entrance.retire()
         held = [[local(p).detach() for p in params] for params in groups]
         moved = None
         if not isinstance(self._outer, SGD):
@@ -306,12 +359,30 @@ class DiLoCo(Synchronised):
 
     def _new_replica(self, params: list[Tensor]) -> Replica:
         momentum = isinstance(self._outer, SGD) and self._outer.momentum > 0
-        return Replica(params, self._codec, anchor=True, momentum=momentum, residual=self._decay > 0, overlaps=self._overlap > 0)
+        overlaps = self._overlap > 0 or self._elastic()  # a round may land late
+        return Replica(params, self._codec, anchor=True, momentum=momentum, residual=self._decay > 0, overlaps=overlaps)
 
     def _shared_tensors(self) -> Iterator[tuple[str, Tensor]]:
         anchors = [part for replica in self._replicas for part in replica.fragment.split(replica.anchor)]  # type: ignore[arg-type]
         # Groups that were added since the last step have no anchor yet; they are the last.
         return zip((name for name, _ in self._named_parameters()), anchors, strict=False)
+
+    def _agreed_tensors(self) -> dict[str, Tensor]:
+        held: dict[str, Tensor] = {}
+        for i, replica in enumerate(self._replicas):
+            assert replica.anchor is not None
+            held[f"anchor.{i}"] = replica.anchor
+            if replica.momentum is not None:
+                held[f"momentum.{i}"] = replica.momentum
+        return held
+
+    @torch.no_grad()
+    def _adopt(self, tensors: Mapping[str, Tensor], *, keep: bool) -> None:
+        for i, (replica, group) in enumerate(zip(self._replicas, self.param_groups, strict=True)):
+            work = keep and (self._clock.open or self._clock.behind)
+            replica.adopt(group["params"], tensors[f"anchor.{i}"], tensors.get(f"momentum.{i}"), keep=work)
+            if not keep:
+                replica.forget()
 
     def _inner_state_dict(self) -> dict[str, Any]:
         return self._inner.state_dict()

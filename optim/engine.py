@@ -47,6 +47,7 @@ class Outcome:
     rejected: dict[int, str]
     all_leaving: bool
     said: bytes = b""  # of the lowest member whose payload counts
+    odd: tuple[int, ...] = ()  # members of an elastic group whose replica is not that of the majority
     hidden_s: float = 0.0  # of the exchange, while this member did something else
 
 
@@ -87,7 +88,8 @@ class Engine:
         A failed round is already in the ledger; `settle` records the others once their update is applied.
         """
         # Sums on the way are means: an aggregator of the user's own has to see every payload.
-        reduce = not job.said and self.aggregate in (mean, contributors) and all(f.plan.codec.summable for f in job.fragments)
+        usual = self.aggregate in (mean, contributors) and not self.group.elastic
+        reduce = not job.said and usual and all(f.plan.codec.summable for f in job.fragments)
         said = torch.frombuffer(bytearray(job.said), dtype=torch.uint8) if job.said else torch.empty(0, dtype=torch.uint8)
         payload = torch.cat([*(message.payload.cpu() for message in job.messages), said])
         flags = (ABSTAIN if job.abstain else 0) | (LEAVING if job.leaving else 0)
@@ -123,11 +125,14 @@ class Engine:
         sent: dict[int, list[Tensor]] = {}
         said = b""
         rejected = _rejected(exchange)
+        odd = _odd(exchange, self.group.rank, job.state) if self.group.elastic else ()
         for member, payload in zip(exchange.members, exchange.payloads, strict=True):
             *parts, last = payload.split(sizes)
             parts = [part.to(message.payload.device) for part, message in zip(parts, job.messages, strict=True)]
             told = last.numpy().tobytes()
-            if all(sound(f.plan, part) for f, part in zip(job.fragments, parts, strict=True)) and (not told or job.sound(told)):
+            if member in odd:
+                rejected[member] = "its replica differs from those of the majority"
+            elif all(sound(f.plan, part) for f, part in zip(job.fragments, parts, strict=True)) and (not told or job.sound(told)):
                 said = said or told
                 sent[member] = parts
             else:
@@ -136,7 +141,7 @@ class Engine:
         if sent:
             each = zip(job.fragments, zip(*sent.values(), strict=True), strict=True)
             updates = [combine(fragment, payloads, self.aggregate) for fragment, payloads in each]
-        return Outcome(exchange, updates, tuple(sent), rejected, self._all_leaving(exchange), said)
+        return Outcome(exchange, updates, tuple(sent), rejected, self._all_leaving(exchange), said, odd)
 
     def _sum(self, job: Job, exchange: Exchange) -> Outcome:
         """The group has added the payloads in member order: only the division is left."""
@@ -149,7 +154,9 @@ class Engine:
 
     def _all_leaving(self, exchange: Exchange) -> bool:
         """Whether every member has said that it is done."""
-        return all(member in exchange.notes and exchange.notes[member].flags & LEAVING for member in self.group.members)
+        # Members that come and go take theirs from what was decided: by now the group may be another.
+        members = {*exchange.members, *exchange.skipped} if self.group.elastic else self.group.members
+        return bool(members) and all(member in exchange.notes and exchange.notes[member].flags & LEAVING for member in members)
 
     def _record(
         self,
@@ -192,6 +199,19 @@ class Engine:
                 hidden_s=outcome.hidden_s if outcome else 0.0,
             )
         )
+
+
+def _odd(exchange: Exchange, me: int, mine: int) -> tuple[int, ...]:
+    """Whose hash is not that of most members; of two halves the one with the lowest member is right.
+
+    A member that the round went on without is in no note; it compares itself.
+    """
+    states = {member: note.state for member, note in sorted(exchange.notes.items()) if note.state}
+    counts = list(states.values())
+    agreed = max(dict.fromkeys(counts), key=counts.count, default=mine)
+    if mine:
+        states.setdefault(me, mine)
+    return tuple(member for member, state in states.items() if state != agreed)
 
 
 def _rejected(exchange: Exchange) -> dict[int, str]:

@@ -1,12 +1,14 @@
 """One parameter group as the group of members sees it: its layout, anchor, outer momentum and residual."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from thinwire.comms.codec import Codec
 from thinwire.kernels import dispatch
+from thinwire.kernels.vector import all_finite
 from thinwire.optim.fragment import Fragment, gather_flat, local
 from thinwire.optim.message import Message, encode
 
@@ -16,7 +18,11 @@ PREFIX = "thinwire."
 class Replica:
     """The tensors that a method keeps for some parameters; `anchor`, `base` and `momentum` are `(numel,)`, `residual` `(rows, chunk)`,
     float32. `base`, where there is one, is what the parameters were when their work was last delivered: they have yet to follow the
-    anchor. With `overlaps` it is part of every checkpoint."""
+    anchor. With `overlaps` it is part of every checkpoint.
+
+    While a round is under way, `mark` is what the parameters were when it began (None where they have not changed since), and `aloft`
+    the message of this member that it carries.
+    """
 
     def __init__(
         self, params: Sequence[Tensor], codec: Codec, *, anchor: bool, momentum: bool, residual: bool, overlaps: bool = False
@@ -28,6 +34,8 @@ class Replica:
         plan = self.fragment.plan
         self.residual = dispatch.residual(plan.rows, plan.chunk, device) if residual else None
         self.base: Tensor | None = None
+        self.mark: Tensor | None = None
+        self.aloft: Message | None = None
         self._overlaps = overlaps
         self._spare: Tensor | None = None
 
@@ -79,12 +87,56 @@ class Replica:
             self._put(params, self.anchor - (self.base - self.gather(params)))
             self.base = None
 
+    def set_mark(self, params: Sequence[Tensor]) -> None:
+        """The parameters are about to change while a round is under way."""
+        if self.mark is None:
+            self.mark = self.gather(params)
+
+    def touch_down(self) -> None:
+        """No round is under way any more."""
+        self.mark = self.aloft = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"mark": None, "aloft": None}  # a copy takes no part in the round under way
+
+    def adopt(self, params: Sequence[Tensor], anchor: Tensor, momentum: Tensor | None, *, keep: bool) -> None:
+        """Set anchor and momentum; with `keep` the parameters follow with what is not delivered on top, else that is forgotten.
+
+        Work that is not finite is worth nothing.
+        """
+        assert self.anchor is not None
+        base = self.anchor.clone() if self.base is None else self.base
+        self.anchor.copy_(anchor)
+        if self.momentum is not None and momentum is not None:
+            self.momentum.copy_(momentum)
+        keep = keep and all_finite(base - self.gather(params))
+        self.base = base if keep else None
+        if keep:
+            self.follow_anchor(params)
+        else:
+            self.put_anchor(params)
+
+    def forget(self) -> None:
+        """Nothing is left to deliver."""
+        if self.residual is not None:
+            self.residual.zero_()
+
     def _put(self, params: Sequence[Tensor], flat: Tensor) -> None:
         for value, param in zip(self.fragment.split(flat), params, strict=True):
             local(param).detach().copy_(value)
 
-    def export(self) -> list[dict[str, Tensor]]:
-        """For each parameter its part of every tensor under `thinwire.` keys; a residual in two places of its matrix is copied."""
+    def export(self, *, aloft: bool = False) -> list[dict[str, Tensor]]:
+        """For each parameter its part of every tensor under `thinwire.` keys; a residual in two places of its matrix is copied.
+
+        With `aloft` as if the round under way had counted what it carries and moved nothing: base and residual are those after it.
+        """
+        if aloft and self.aloft is not None:
+            held, landed = (self.base, self.residual), (self.mark, self.aloft.kept)
+            try:
+                self.base, self.residual = landed
+                return self.export()
+            finally:
+                self.base, self.residual = held
         places = self._places()
         if self._overlaps and self.base is None:  # members and moments differ in whether there is one; the keys of checkpoints must not
             assert self.anchor is not None

@@ -19,7 +19,7 @@ from benchmarks.collectives.bench import Ask, Bench
 from benchmarks.collectives.rows import GROUPS, KB, MB, Row, grid
 from benchmarks.collectives.show import bytes_moved, ledger_check, speed
 from benchmarks.suite.fleet import Enough
-from benchmarks.suite.link import Wanted
+from benchmarks.suite.link import LinkOptions
 from benchmarks.suite.options import complete, held, one_sentence, parse
 from benchmarks.suite.record import RESULTS, Record
 from benchmarks.suite.runs import end, not_measured, run_all
@@ -32,7 +32,7 @@ QUICK_CODECS = ("none", "int8", "blockmax", "dct-topk")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(LinkOptions):
     """Measure collectives."""
 
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -44,10 +44,6 @@ class Options:
     sizes: tuple[int, ...] = ()
     """Bytes of float32 a member; 1 KB to 256 MB unless given."""
     members: int = 4
-    link: str = ""
-    """Mbit/s each way and round trip in ms, such as 100:20; unshaped unless given."""
-    topology: str = ""
-    """A TOML file or home, continents, cloud."""
     rounds: int = 0
     """At most so many rounds a row; 50, or 20 with --quick, unless given."""
     seconds: float = 0.0
@@ -66,7 +62,7 @@ class Options:
             raise ValueError(f"unknown groups {', '.join(sorted(unknown))}; choose from {', '.join(GROUPS)}")
         for name in self.codecs:
             codec(name)
-        self.ask().wanted.build()
+        self.ask()
 
     def rows(self) -> list[Row]:
         """All rows that are asked for."""
@@ -76,8 +72,7 @@ class Options:
     def ask(self) -> Ask:
         """What is the same for all of them."""
         rounds, seconds = (20, 0.4) if self.quick else (50, 2.0)
-        wanted = Wanted(self.members, self.link, self.topology)
-        return Ask(wanted, Enough(self.rounds or rounds, self.seconds or seconds), self.most_s)
+        return Ask(self.regions(self.members), Enough(self.rounds or rounds, self.seconds or seconds), self.most_s)
 
 
 def measure(options: Options, console: Console) -> list[Record]:

@@ -1,7 +1,6 @@
 """Measure rows: in the lab's regions or as threads of one process, with workers that are started once."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,45 +12,44 @@ from msgspec.structs import replace
 from benchmarks.collectives import account
 from benchmarks.collectives.account import bandwidths, between, seconds, where_bytes_went
 from benchmarks.collectives.rows import THREADS, Row
-from benchmarks.lab.namespaces import LabError
-from benchmarks.lab.wan import Lab, Void
+from benchmarks.lab.topology import Topology
+from benchmarks.lab.wan import Lab
 from benchmarks.suite.fleet import Enough, Fleet, Seen, start_here
-from benchmarks.suite.link import Opened, Wanted, open_fleet
-from benchmarks.suite.record import ABSENT, FAILED, OK, VOID, Asked, Bytes, Link, Made, Record
-from benchmarks.suite.runs import Due, RunError
+from benchmarks.suite.kept import Kept, Opened
+from benchmarks.suite.record import ABSENT, FAILED, OK, Asked, Bytes, Link, Made, Record
+from benchmarks.suite.runs import Due
 
 MOST_MEMORY = 0.6  # of what is available
-SIMULATED_LINK = "100:20"  # where none is asked for: threads without a network are the row "local"
+SIMULATED_LINK: dict[str, Any] = {"mbit": 100.0, "rtt_ms": 20.0}  # where none is asked for: threads without a network are the row "local"
 WORKER = "benchmarks.collectives.worker"
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What is the same for all rows: the link, how long to measure, and from which time of a round on a row is left out."""
+    """What is the same for all rows: the links, how long to measure, and from which time of a round on a row is left out."""
 
-    wanted: Wanted
+    topology: Topology
     enough: Enough = field(default_factory=Enough)
     most_s: float = 10.0
 
-    def of(self, row: Row) -> Wanted:
-        """The link of this row."""
-        simulated = row.group == "simulated" and not self.wanted.shaped
-        return Wanted(self.wanted.members, SIMULATED_LINK) if simulated else self.wanted
+    def of(self, row: Row) -> Topology:
+        """The links of this row."""
+        simulated = row.group == "simulated" and not self.topology.shaped
+        return Topology.uniform(len(self.topology.regions), **SIMULATED_LINK) if simulated else self.topology
 
     def asked(self, row: Row) -> Link:
         """What its record says before anything is measured."""
         if row.group == "local":
             return Link("threads", Asked("memory of one process"))
-        return self.of(row).asked("simulated" if row.group == "simulated" else "namespaces")
+        return Link("simulated" if row.group == "simulated" else "namespaces", Asked(**self.of(row).asked()))
 
 
-class Bench:
-    """Keeps the lab and its workers from row to row; close it with `with`."""
+class Bench(Kept):
+    """Measures rows; close it with `with`."""
 
     def __init__(self, ask: Ask) -> None:
+        super().__init__(ask.topology, WORKER)
         self._ask = ask
-        self._stack = ExitStack()
-        self._regions: Opened | Exception | None = None
         self._threads: Fleet | None = None
         self._world: tuple[str, int] | None = None
         self._port = self._attempt = 0
@@ -76,41 +74,35 @@ class Bench:
 
     def measure(self, row: Row, template: Record) -> Record:
         """One row; raises `RunError` when a worker failed."""
-        reason = self._too_much(row)
+        reason = self._cannot(row)
         if reason:
             return replace(template, status=ABSENT, reason=reason)
-        try:
-            opened = None if row.group in THREADS else self._open()
-        except LabError as error:
-            return replace(template, status=ABSENT, reason=str(error))
-        except Void as error:
-            return replace(template, status=VOID, reason=str(error))
-        try:
-            return self._ask_fleet(row, template, opened)
-        except RunError:
-            self._forget()
-            raise
+        if row.group not in THREADS:
+            return self.in_regions(template, partial(self._in_lab, row, template))
+        with self.renewed_after_failure():
+            return made_of(row, template, self._threads_fleet().ask(self._asked(row, None), self._ask.enough, list), None)
 
-    def _ask_fleet(self, row: Row, template: Record, opened: Opened | None) -> Record:
-        lab, enough = opened.lab if opened else None, self._ask.enough
-        asked = {"row": asdict(row), "link": asdict(self._ask.of(row)), "attempt": self._enter(row, lab)}
-        if opened is None:
-            return made_of(row, template, self._threads_fleet().ask(asked, enough, list), None)
-        where = {"address": opened.lab.address, "port": self._port}
-        return made_of(row, replace(template, link=opened.link), opened.fleet.ask(asked | where, enough, opened.lab.traffic), lab)
+    def _in_lab(self, row: Row, template: Record, opened: Opened) -> Record:
+        lab = opened.lab
+        asked = self._asked(row, lab) | {"address": lab.address, "port": self._port}
+        return made_of(row, replace(template, link=opened.link), opened.fleet.ask(asked, self._ask.enough, lab.traffic), lab)
 
-    def _enter(self, row: Row, lab: Lab | None) -> int:
-        """The number of the world that a row is in; rows of the same group and size in a row share one."""
+    def _asked(self, row: Row, lab: Lab | None) -> dict[str, Any]:
+        """What workers are told; rows of the same group and size in a row share a world of members."""
         if (row.group, row.members) != self._world:
             self._world, self._attempt = (row.group, row.members), self._attempt + 1
             self._port = lab.port() if lab else 0
-        return self._attempt
+        return {"row": asdict(row), "topology": asdict(self._ask.of(row)), "attempt": self._attempt}
 
-    def _too_much(self, row: Row) -> str | None:
+    def _cannot(self, row: Row) -> str | None:
+        """Why a row is left out."""
+        topology = self._ask.of(row)
+        if row.group == "simulated" and topology.congestion != "cubic":
+            return f"a simulated link knows no {topology.congestion}"
         needed, free = row.memory_nbytes(), available_nbytes()
         if needed > MOST_MEMORY * free:
             return f"needs about {needed / 1e9:.1f} GB of memory on all members, {free / 1e9:.1f} GB are available here"
-        least_s = 0.0 if row.group == "local" else row.least_s(self._ask.of(row).build())
+        least_s = 0.0 if row.group == "local" else row.least_s(topology)
         if least_s > self._ask.most_s:
             return f"one round would take {least_s:.0f} s on this link, above --most-s {self._ask.most_s:g}"
         return None
@@ -120,28 +112,9 @@ class Bench:
             self._threads = self._stack.enter_context(Fleet(WORKER, 1, start_here))
         return self._threads
 
-    def _open(self) -> Opened:
-        if self._regions is None:
-            try:
-                self._regions = open_fleet(self._stack, self._ask.wanted, WORKER)
-            except (LabError, Void, RunError) as error:  # it would be the same for the next row
-                self._regions = error
-        if isinstance(self._regions, Exception):
-            raise self._regions
-        return self._regions
-
-    def _forget(self) -> None:
-        """The next row gets new workers."""
-        self._stack.close()
-        self._regions = None
-        self._threads = None
-        self._world = None
-
-    def __enter__(self) -> "Bench":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    def forget(self) -> None:
+        super().forget()
+        self._threads = self._world = None
 
 
 def made_of(row: Row, template: Record, seen: Seen, lab: Lab | None) -> Record:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import msgspec
 import torch.distributed as dist
 
 from benchmarks.collectives.parts import CodedRounds, GlooAllGather, GlooAllReduce
 from benchmarks.collectives.rows import THREADS, Row
 from benchmarks.lab.simulated import SimulatedGroup
-from benchmarks.suite.link import Wanted
+from benchmarks.lab.topology import Topology
 from benchmarks.suite.member import Idle, Part, serve
 from thinwire import LocalGroup, TorchGroup
 
@@ -78,7 +79,7 @@ def part_of(asked: dict[str, Any], worlds: Worlds, rank: int) -> Part:
     row = Row(**asked["row"])
     name = f"{row.group} {row.members} {asked['attempt']}"
     if row.group in THREADS:
-        groups = worlds.enter(name, lambda: _threads(row, asked["link"]))
+        groups = worlds.enter(name, lambda: _threads(row, asked["topology"]))
         return Threads([CodedRounds(row, group.rank, group) for group in groups])
     if rank >= row.members:
         return Idle()
@@ -90,10 +91,10 @@ def part_of(asked: dict[str, Any], worlds: Worlds, rank: int) -> Part:
     return GlooAllReduce(row, rank) if row.summed else GlooAllGather(row, rank)
 
 
-def _threads(row: Row, link: dict[str, Any]) -> list[LocalGroup]:
+def _threads(row: Row, topology: dict[str, Any]) -> list[LocalGroup]:
     if row.group == "local":
         return LocalGroup.world(row.members, timeout_s=TIMEOUT_S)
-    return list(SimulatedGroup.world(Wanted(**link).build(), timeout_s=TIMEOUT_S))
+    return list(SimulatedGroup.world(msgspec.convert(topology, Topology), timeout_s=TIMEOUT_S))
 
 
 def _default_group() -> list[Any]:

@@ -29,7 +29,7 @@ from benchmarks.kernels.operation import QUICK, Operation, Sizes
 from benchmarks.report.gather import kernels_table
 from benchmarks.suite.options import one_sentence, parse
 from benchmarks.suite.provenance import RESULTS, provenance
-from benchmarks.suite.record import ResultsError
+from benchmarks.suite.whole import write_whole
 from thinwire.kernels import native
 
 OPERATIONS: list[Operation] = [*dense.OPERATIONS, *transform.OPERATIONS, *fused.OPERATIONS, *index.OPERATIONS]
@@ -128,18 +128,6 @@ def measure(options: Options) -> dict[str, Any]:
     }
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
-    """Whole, or the table that was there stays. Raises `ResultsError`."""
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(record, indent=1) + "\n")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ResultsError(f"cannot write {path}: {error.strerror or error}; free some space or give another --results") from None
-
-
 def main(argv: list[str] | None = None) -> None:
     with one_sentence("interrupted: a table is written whole or not at all"):
         options = parse(Options, argv, __doc__)
@@ -147,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
             options = replace(options, rounds=2, repetitions=1, megabytes=1)
         record = kernels_table(options.file) if options.show and options.file else measure(options)
         if options.file and not options.show:
-            write(options.file, record)
+            write_whole(options.file, json.dumps(record, indent=1) + "\n", option="--results")
     if options.markdown:
         print(report.markdown(record["rows"]))
         return

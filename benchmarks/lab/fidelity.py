@@ -18,8 +18,8 @@ from benchmarks.lab.namespaces import refuse_if_impossible
 from benchmarks.lab.probe import Probes, measure
 from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import open_lab
-from benchmarks.suite.options import one_sentence, parse
-from benchmarks.suite.record import OK, RESULTS, VOID, Link, Made, Measured, Record, read
+from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.record import OK, RESULTS, VOID, Link, Made, Measured, Record
 from benchmarks.suite.runs import Due, end, run_all
 
 GRID = [(mbit, rtt_ms) for mbit in (20, 100) for rtt_ms in (20, 80, 200)] + [(500, 20), (500, 80)]
@@ -122,7 +122,9 @@ def main(argv: list[str] | None = None) -> None:
         if not options.show:
             refuse_if_impossible(nat=False)
             made = run_all(due(), options.results, console, keep=options.keep)
-        console.print(table(read(options.results)))
+        records = held(options.results, "fidelity")
+    with complete(options.results):
+        console.print(table(records))
     end(made)
 
 

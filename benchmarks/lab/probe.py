@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,6 +29,8 @@ PINGS = 5
 LOST_S = 1.5
 BLAST_S = 0.6
 STREAM_S = 5.0
+PATIENCE_S = 120.0  # for one answer: no command takes half as long
+ENDED = b'{"error": "its process was ended"}'
 EXCESS = 1.1  # of the rate that is sent, so that the link and nothing else limits
 TOLERANCE, LEAST_RTT_MS = 0.05, 2.0  # what a link may be off by before a run on it is void
 _UDP_SEGMENT, _UDP_GRO, _SO_RCVBUFFORCE = 103, 104, 33
@@ -52,22 +55,41 @@ class Probes:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}  # Ctrl-C is for us
         self.lab = lab
         self._processes = [lab.start(i, words, **pipes) for i in range(len(lab.places))]
-        self.ask([{"op": "ready"}] * len(lab.places))
+        try:
+            self.ask([{"op": "ready"}] * len(lab.places))
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, each: "list[dict[str, Any] | None]") -> list[Any]:
-        """Give every region its command (None: nothing to do), then wait for the answers."""
-        busy = [(process, command) for process, command in zip(self._processes, each, strict=True) if command]
-        for process, command in busy:
+        """Give every region its command (None: nothing to do), then wait for the answers. Raises `LabError` when a probe has none."""
+        busy = [(i, self._processes[i], command) for i, command in enumerate(each) if command]
+        for _, process, command in busy:
             assert process.stdin is not None
-            process.stdin.write(json.dumps(command).encode() + b"\n")
-            process.stdin.flush()
-        answers = {id(process): json.loads(process.stdout.readline() or b"null") for process, _ in busy}  # type: ignore[union-attr]
-        return [answers.get(id(process)) for process in self._processes]
+            with suppress(BrokenPipeError):  # why it ended is what it said last
+                process.stdin.write(json.dumps(command).encode() + b"\n")
+                process.stdin.flush()
+        until = time.monotonic() + PATIENCE_S
+        answers: list[Any] = [None] * len(each)
+        for i, process, _ in busy:
+            assert process.stdout is not None
+            heard = select.select([process.stdout], (), (), max(0.0, until - time.monotonic()))[0]
+            answers[i] = json.loads(process.stdout.readline() or ENDED) if heard else {"error": f"no answer in {PATIENCE_S:g} s"}
+            if isinstance(answers[i], dict) and "error" in answers[i]:
+                from benchmarks.lab.namespaces import LabError
+
+                what = f"region {self.lab.places[i].name} cannot be probed: {answers[i]['error']}"
+                raise LabError(f"{what}; end what uses UDP port {PORT} or stops processes there, and run this again")
+        return answers
 
     def __enter__(self) -> "Probes":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End them."""
         for process in self._processes:
             process.kill()
             process.communicate()
@@ -328,4 +350,7 @@ def hurry(priority: int) -> bool:
 
 if __name__ == "__main__":
     hurry(1)
-    Probe().serve()
+    try:
+        Probe().serve()
+    except OSError as error:
+        print(json.dumps({"error": str(error)}), flush=True)

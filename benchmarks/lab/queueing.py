@@ -13,14 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
+from benchmarks.lab.droptail import Queue
 from benchmarks.lab.topology import Topology
 
 PACKET_NBYTES = 1500  # of IP, headers in it
 HEADER_NBYTES = 52  # IPv4, TCP and its timestamps
 SEGMENT_NBYTES = PACKET_NBYTES - HEADER_NBYTES
-LEAST_QUEUE_NBYTES = 128 << 10
 RTO_S = 0.2  # on top of the round trip, as Linux has it: the least time until a lost segment is sent again
-_TIES = 1e-12
 
 
 def packets(nbytes: int) -> int:
@@ -35,29 +34,6 @@ def wire_nbytes(nbytes: int) -> int:
     (1500, 1553)
     """
     return nbytes + HEADER_NBYTES * packets(nbytes)
-
-
-class Queue:
-    """A link of `mbit` (None: no limit) with a drop-tail queue in front that holds `queue_ms` of it, and never less than 128 KiB."""
-
-    def __init__(self, mbit: float | None, queue_ms: float) -> None:
-        self._rate = None if mbit is None else mbit * 1e6 / 8
-        self._longest_s = 0.0 if self._rate is None else max(queue_ms / 1000, LEAST_QUEUE_NBYTES / self._rate)
-        self._free_s = float("-inf")  # when the link has sent all it holds
-
-    def out(self, now_s: float, nbytes: int) -> float | None:
-        """When a packet that comes `now_s` has left, or None when the queue is full."""
-        if self._rate is None:
-            return now_s
-        begins = max(now_s, self._free_s)
-        if begins - now_s > self._longest_s + _TIES:
-            return None
-        self._free_s = begins + nbytes / self._rate
-        return self._free_s
-
-    def room_s(self, now_s: float) -> float:
-        """The first moment from `now_s` on at which a packet would not be dropped."""
-        return max(now_s, self._free_s - self._longest_s)
 
 
 class Network:

@@ -18,11 +18,11 @@ import time
 from typing import Any
 
 from benchmarks.lab import namespaces
+from benchmarks.lab.droptail import INF, Queue
 from benchmarks.lab.namespaces import VNET_HEADER_NBYTES
 from benchmarks.lab.probe import hurry
 from benchmarks.lab.regions import Built, build
 
-LEAST_QUEUE_NBYTES = 128 << 10
 READ_NBYTES = VNET_HEADER_NBYTES + (1 << 16)
 PACE_S = 200e-6  # rest between two turns: packets come in batches, at half the processor time
 BURST = 64  # packets of one region before the others have their turn
@@ -35,14 +35,15 @@ COUNTS = ("nbytes", "packets", "tcp_payload", "acks", "ack_nbytes", "delivered",
 
 
 class Internet:
-    """Queues and counters; times are seconds of `time.monotonic`, rates bytes a second (inf: no limit)."""
+    """Queues and counters; times are seconds of `time.monotonic`."""
 
     def __init__(self, tuns: list[int]) -> None:
         self.tuns, n = tuns, len(tuns)
         self.index = {bytes((10, 77, i, 1)): i for i in range(n)}
         self.events: list[Event] = []
         self.order = 0
-        self.up_free, self.down_free, self.seen_empty = [0.0] * n, [0.0] * n, [0.0] * n
+        self.up, self.down = ([Queue(None, 0) for _ in range(n)] for _ in range(2))
+        self.seen_empty = [0.0] * n
         self.arrived = [[0.0] * n for _ in range(n)]  # the last packet of a pair: jitter keeps the order
         self.cut = [[False] * n for _ in range(n)]
         # of each ordered pair: what left the sender, in IP packets of 1500 bytes, and what became of it
@@ -51,19 +52,15 @@ class Internet:
 
     def shape(self, links: dict[str, Any]) -> None:
         """Take over rates, queues, delays, jitter and loss; packets under way keep their times."""
-        inf = float("inf")
-        self.up = [rate * 125e3 if rate else inf for rate in links["up_mbit"]]
-        self.down = [rate * 125e3 if rate else inf for rate in links["down_mbit"]]
-        queue_s = links["queue_ms"] / 1e3
-        self.up_limit = [max(queue_s, LEAST_QUEUE_NBYTES / rate) for rate in self.up]
-        self.down_limit = [max(queue_s, LEAST_QUEUE_NBYTES / rate) for rate in self.down]
+        for queue, mbit in zip([*self.up, *self.down], [*links["up_mbit"], *links["down_mbit"]], strict=True):
+            queue.shape(mbit, links["queue_ms"])
         self.delay = [[ms / 1e3 for ms in row] for row in links["delay_ms"]]
         self.jitter = [[ms / 1e3 for ms in row] for row in links["jitter_ms"]]
         self.loss = links["loss"]
 
     def take(self, i: int, now: float) -> None:
         """Read what region `i` sends."""
-        tun, floor = self.tuns[i], self.seen_empty[i]
+        tun, up, floor = self.tuns[i], self.up[i], self.seen_empty[i]
         for _ in range(BURST):
             try:
                 packet = os.read(tun, READ_NBYTES)
@@ -75,15 +72,14 @@ class Internet:
                 continue  # no region's address, or not IPv4: there is no route
             wire, first = self.count(i, j, packet)
             # The queue may have been filled since it was last seen empty: being late ourselves must not idle the link.
-            start = max(self.up_free[i], floor)
-            if start - now > self.up_limit[i]:
+            left = up.out(now, wire, floor)
+            if left is None:
                 self.counts[i][j]["dropped"] += 1
                 continue
-            self.up_free[i] = start = start + wire / self.up[i]
             if self.cut[i][j] or (self.loss[i][j] and self.random.random() < self.loss[i][j]):
                 self.counts[i][j]["lost"] += 1
                 continue
-            arrival = start + self.delay[i][j]
+            arrival = left + self.delay[i][j]
             if self.jitter[i][j]:
                 arrival += abs(self.random.gauss(0.0, self.jitter[i][j]))
             self.arrived[i][j] = arrival = max(arrival, self.arrived[i][j])
@@ -125,13 +121,14 @@ class Internet:
         events = self.events
         while events and events[0][0] <= now:
             when, _, last, i, j, wire, first, packet = heapq.heappop(events)
-            if not last and self.down[j] != float("inf"):
+            down = self.down[j]
+            if not last and down.rate != INF:
                 # Of a super-packet the first packet has come before the last, and went on at once.
-                start = max(when - (wire - first) / self.up[i], self.down_free[j])
-                if start - when > self.down_limit[j]:
+                end = down.out(when, wire, when - (wire - first) / self.up[i].rate)
+                if end is None:
                     self.counts[i][j]["dropped"] += 1
                     continue
-                self.down_free[j] = end = max(start + wire / self.down[j], when + first / self.down[j])
+                down.free_s = end = max(end, when + first / down.rate)
                 if end > now:
                     self.push(end, True, i, j, wire, first, packet)
                     continue

@@ -167,6 +167,12 @@ class Topology:
         return next((way for i, j, way in self.pairs if (i, j) == (min(a, b), max(a, b))), self.way)
 
     @property
+    def shaped(self) -> bool:
+        """Whether anything is asked of the links at all."""
+        asked = self.asked()
+        return any(asked[what] for what in ("up_mbit", "down_mbit", "rtt_ms", "jitter_ms", "loss"))
+
+    @property
     def lossy(self) -> bool:
         """Whether any way loses packets."""
         return any(way.loss > 0 for way in (self.way, *(way for *_, way in self.pairs)))

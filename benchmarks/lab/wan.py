@@ -71,7 +71,6 @@ class Lab:
     control: Control | None = None
     spaces: tuple[str, ...] = ()
     relay: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
-    folder: Path | None = None  # goes with the lab, whatever ends it; None: the temporary one
     _ports: Iterator[int] = field(default_factory=lambda: iter(range(29500, 65000)), repr=False)
 
     @property
@@ -87,8 +86,11 @@ class Lab:
         return self.places[0].address
 
     def port(self) -> int:
-        """One that no run of this lab has used."""
-        return next(self._ports) if self.kind == "namespaces" else _free_port()
+        """One that no run of this lab has used, and nobody has taken in region 0."""
+        if self.kind != "namespaces":
+            return _free_port()
+        with namespaces.inside(self.spaces[0]):
+            return next(port for port in self._ports if _is_free(port))
 
     def start(
         self, i: int, words: Sequence[str], *, env: Mapping[str, str] | None = None, log: Path | None = None, cwd: Path | None = None,
@@ -181,7 +183,7 @@ def open_lab(topology: Topology) -> Iterator[Lab]:
             spaces = tuple(regions.space(tag, i) for i in range(len(topology.regions)))
             places = tuple(_place(i, region.name, name) for i, (region, name) in enumerate(zip(topology.regions, spaces, strict=True)))
             with contextlib.closing(Control(control, RUN / tag)) as client:
-                yield Lab("namespaces", topology, places, INTERFACE, 1, client, spaces, relay, RUN / tag)
+                yield Lab("namespaces", topology, places, INTERFACE, 1, client, spaces, relay)
         finally:
             assert relay.stdin is not None
             assert relay.stdout is not None
@@ -266,6 +268,13 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as here, contextlib.suppress(OSError):
+        here.bind(("", port))
+        return True
+    return False
 
 
 def _free_port() -> int:

@@ -6,7 +6,7 @@
 The page needs nothing but itself: no network, no scripts, no other files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +17,9 @@ import thinwire
 from benchmarks.report import collectives, others, scaling, stages, training, utilisation
 from benchmarks.report.gather import Found, gather
 from benchmarks.report.page import Section, render
-from benchmarks.suite.options import one_sentence, parse
-from benchmarks.suite.record import ResultsError
+from benchmarks.suite.options import SPOILT, edited, one_sentence, parse
+from benchmarks.suite.record import Record, ResultsError
+from benchmarks.suite.whole import write_whole
 
 SUITES = {
     "training": training.section,
@@ -41,12 +42,19 @@ class Options:
 def sections(found: Found) -> list[Section]:
     """Of everything that was found; the bytes by stage after the suites that counted them."""
     made: Sequence[Section | None] = [
-        *(section(records) for suite, section in SUITES.items() if (records := found.of(suite))),
-        stages.section([record for suite in SUITES for record in found.of(suite)]),
+        *(_shown(suite, section, records) for suite, section in SUITES.items() if (records := found.of(suite))),
+        _shown("some suite", stages.section, [record for suite in SUITES for record in found.of(suite)]),
         *(others.section(suite, found.of(suite)) for suite in dict.fromkeys(r.suite for r in found.records) if suite not in SUITES),
         others.kernels_section(found.kernels) if found.kernels else None,
     ]
     return [section for section in made if section]
+
+
+def _shown(suite: str, section: Callable[[Sequence[Record]], Section | None], records: Sequence[Record]) -> Section | None:
+    try:
+        return section(records)
+    except SPOILT as error:
+        raise ResultsError(edited(suite, error)) from None
 
 
 def write(options: Options) -> None:
@@ -55,11 +63,7 @@ def write(options: Options) -> None:
         raise ResultsError("no results given; say `thinwire report FILE_OR_FOLDER -o report.html`")
     found = gather(options.results)
     page = render(sections(found), files=found.files, notes=found.notes, version=thinwire.__version__)
-    try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(page)
-    except OSError as error:
-        raise ResultsError(f"cannot write {options.output}: {error.strerror or error}; give another -o") from None
+    write_whole(options.output, page, option="-o")
     for note in found.notes:
         print(note)
     print(f"{options.output}: {len(found.records)} records, {len(page) // 1000} kB")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
 from rich.console import Console
@@ -20,7 +21,7 @@ from rich.table import Table
 from benchmarks.scaling.bench import Bench
 from benchmarks.scaling.rows import CODECS, GLOO, PEERS, Row
 from benchmarks.suite.fleet import Enough
-from benchmarks.suite.link import Wanted
+from benchmarks.suite.link import LinkOptions
 from benchmarks.suite.options import complete, held, one_sentence, parse
 from benchmarks.suite.record import RESULTS, Record
 from benchmarks.suite.runs import end, not_measured, run_all
@@ -30,16 +31,16 @@ MB, MS = 1e6, 1e3
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(LinkOptions):
     """Measure scaling."""
+
+    COUNT: ClassVar[str] = "--peers"
 
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """Up to 8 peers, short rows."""
     codecs: tuple[str, ...] = CODECS
     peers: tuple[int, ...] = ()
     """How many; 2, 4, 8 and 16 unless given."""
-    link: str = ""
-    """Mbit/s each way and round trip in ms, such as 100:20; unshaped unless given."""
     rounds: int = 0
     """At most so many rounds a row; 20, or 5 with --quick, unless given."""
     seconds: float = 0.0
@@ -55,7 +56,7 @@ class Options:
             codec(name)
         if self.peers and min(self.peers) < 2:
             raise ValueError(f"peers are {self.peers}; give numbers of at least two")
-        self.wanted().build()
+        self.regions(max(self.counts()))
         self.enough()
 
     def rows(self) -> list[Row]:
@@ -66,10 +67,6 @@ class Options:
         """Of peers."""
         return self.peers or (PEERS[:-1] if self.quick else PEERS)
 
-    def wanted(self) -> Wanted:
-        """As many regions as the largest row has peers."""
-        return Wanted(max(self.counts()), self.link)
-
     def enough(self) -> Enough:
         """How many rounds."""
         rounds, seconds = (5, 1.0) if self.quick else (20, 5.0)
@@ -78,7 +75,7 @@ class Options:
 
 def measure(options: Options, console: Console) -> list[Record]:
     """Run what is asked for, one row at a time."""
-    with Bench(options.wanted(), options.enough()) as bench:
+    with Bench(options.regions(max(options.counts())), options.enough()) as bench:  # as many as the largest row has peers
         return run_all(bench.due(options.rows()), options.results, console, keep=options.keep)
 
 

@@ -1,7 +1,6 @@
 """Measure rows in the lab: one namespace a peer, workers that are started once."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from statistics import fmean
@@ -11,30 +10,29 @@ from msgspec.structs import replace
 
 from benchmarks.collectives import account
 from benchmarks.collectives.account import between, where_bytes_went
-from benchmarks.lab.namespaces import LabError
-from benchmarks.lab.wan import Lab, Void
+from benchmarks.lab.topology import Topology
+from benchmarks.lab.wan import Lab
 from benchmarks.scaling.rows import GLOO, Row, crossing, gathered_nbytes, numel, payload_nbytes, ring_nbytes
 from benchmarks.suite.fleet import Enough, Seen
-from benchmarks.suite.link import Opened, Wanted, open_fleet
-from benchmarks.suite.record import ABSENT, FAILED, OK, VOID, Made, Percentiles, Record
-from benchmarks.suite.runs import Due, RunError
+from benchmarks.suite.kept import Kept, Opened
+from benchmarks.suite.record import FAILED, OK, Asked, Link, Made, Percentiles, Record
+from benchmarks.suite.runs import Due
 
 WORKER = "benchmarks.scaling.worker"
 
 
-class Bench:
-    """Keeps the lab and its workers from row to row; close it with `with`."""
+class Bench(Kept):
+    """Measures rows; close it with `with`."""
 
-    def __init__(self, wanted: Wanted, enough: Enough) -> None:
-        self._wanted, self._enough = wanted, enough
-        self._stack = ExitStack()
-        self._opened: Opened | Exception | None = None
+    def __init__(self, topology: Topology, enough: Enough) -> None:
+        super().__init__(topology, WORKER)
+        self._enough = enough
         self._attempt = 0
         self._numel = numel()
 
     def due(self, rows: list[Row]) -> Iterator[Due]:
         """One run a row."""
-        link = self._wanted.asked()
+        link = Link("namespaces", Asked(**self.topology.asked()))
         for row in rows:
             template = Record(
                 suite="scaling",
@@ -47,45 +45,13 @@ class Bench:
                 numel=self._numel,
                 link=link,
             )
-            yield Due(template, partial(self.measure, row, template))
+            yield Due(template, partial(self.in_regions, template, partial(self._measure, row, template)))
 
-    def measure(self, row: Row, template: Record) -> Record:
-        """One row; raises `RunError` when a worker failed."""
-        try:
-            opened = self._open()
-        except LabError as error:
-            return replace(template, status=ABSENT, reason=str(error))
-        except Void as error:
-            return replace(template, status=VOID, reason=str(error))
+    def _measure(self, row: Row, template: Record, opened: Opened) -> Record:
         self._attempt += 1
         asked = {"row": asdict(row), "address": opened.lab.address, "port": opened.lab.port(), "attempt": self._attempt}
-        try:
-            seen = opened.fleet.ask(asked, self._enough, opened.lab.traffic)
-        except RunError:
-            self._forget()
-            raise
+        seen = opened.fleet.ask(asked, self._enough, opened.lab.traffic)
         return made_of(row, replace(template, link=opened.link), seen, opened.lab)
-
-    def _open(self) -> Opened:
-        if self._opened is None:
-            try:
-                self._opened = open_fleet(self._stack, self._wanted, WORKER)
-            except (LabError, Void, RunError) as error:  # it would be the same for the next row
-                self._opened = error
-        if isinstance(self._opened, Exception):
-            raise self._opened
-        return self._opened
-
-    def _forget(self) -> None:
-        """The next row gets new workers."""
-        self._stack.close()
-        self._opened = None
-
-    def __enter__(self) -> "Bench":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
 
 
 def made_of(row: Row, template: Record, seen: Seen, lab: Lab) -> Record:

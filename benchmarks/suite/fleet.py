@@ -13,9 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.lab.namespaces import LabError
 from benchmarks.suite.counters import Counts
@@ -25,11 +24,11 @@ from benchmarks.suite.runs import RunError
 TAIL = 1500  # characters of a dead worker's output worth showing
 LEAST_ROUNDS = 3
 SETTLE_S = 0.05  # acknowledgements are delayed by at most 40 ms
-PATIENCE_S = 900.0  # for one answer: a row that takes longer hangs
+PATIENCE_S = 300.0  # for one answer, two rounds of warming up among them: who takes longer hangs
 PATIENCE, LEAST_PATIENCE_S = 5, 60.0  # rounds may take so many times what the second one took
 LOOK_S = 0.5  # between two looks whether the links are still there
 
-Start = Callable[[int, list[str], dict[str, str], Path], "subprocess.Popen[bytes]"]
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @dataclass(frozen=True)
@@ -64,38 +63,38 @@ class Seen:
 
 
 class Fleet:
-    """`workers` processes of `python -m module`, each started by `start(rank, argv, env, log)`; they count bytes of `interface`, if any.
+    """Processes of `python -m module`, each started by `start(rank, argv, env, **pipes)`; they count bytes of `interface`, if any.
 
     A worker that dies or hangs ends the fleet: this and every later `ask` raises `RunError` with its last words. So does a `LabError` of
-    `check`, which is asked all the while.
+    `check`, which is asked all the while. Nothing here has a name in the file system: whatever ends this process, nothing is left.
     """
 
     def __init__(
-        self, module: str, workers: int, start: Start, *, interface: str = "", rtt_s: float = 0.0, check: Callable[[], None] = lambda: None,
-        folder: Path | None = None,
-    ) -> None:  # fmt: skip
-        self._folder = tempfile.TemporaryDirectory(prefix="thinwire-fleet-", dir=folder)
+        self, module: str, workers: int, start: Start, *, interface: str = "", rtt_s: float = 0.0, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._settle_s, self._check = SETTLE_S + 4 * rtt_s, check
         self._dead: str | None = None
         self._lines: list[socket.socket] = []
         self._wires: list[Any] = []  # the same as files
+        self._logs: list[IO[bytes]] = []
         self._processes: list[subprocess.Popen[bytes]] = []
-        place = str(Path(self._folder.name) / "socket")
         try:
-            with socket.socket(socket.AF_UNIX) as door:
-                door.bind(place)
-                door.listen(workers)
-                for rank in range(workers):
-                    env = os.environ | {
-                        "RANK": str(rank),
-                        "FLEET_SOCKET": place,
-                        "FLEET_INTERFACE": interface,
-                        "OMP_NUM_THREADS": "1",
-                        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
-                    }
-                    self._processes.append(start(rank, [sys.executable, "-m", module], env, self._log(rank)))
-                met = self._meet(door)
-                self._lines, self._wires = [line for line, _ in met], [wire for _, wire in met]
+            for rank in range(workers):
+                line, theirs = socket.socketpair()
+                self._lines.append(line)
+                self._wires.append(line.makefile("rwb"))
+                self._logs.append(tempfile.TemporaryFile())
+                env = os.environ | {
+                    "RANK": str(rank),
+                    "FLEET_SOCKET": str(theirs.fileno()),
+                    "FLEET_INTERFACE": interface,
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
+                }
+                with theirs:
+                    pipes = {"stdout": self._logs[rank], "stderr": subprocess.STDOUT, "pass_fds": (theirs.fileno(),)}
+                    self._processes.append(start(rank, [sys.executable, "-m", module], env, **pipes))
+            self._answers("rank", PATIENCE_S)
         except BaseException:
             self.close()
             raise
@@ -109,23 +108,18 @@ class Fleet:
             rounds = enough.of(round_s)
             time.sleep(self._settle_s)  # what the warm-up still has on its way is not of these rounds
             before, first = self._counts(), traffic()
-            seen = self._all({"rounds": rounds}, "seen", min(PATIENCE_S, LEAST_PATIENCE_S + PATIENCE * rounds * round_s))
+            seen = self._all({"rounds": rounds}, "seen", LEAST_PATIENCE_S + PATIENCE * rounds * round_s)
             time.sleep(self._settle_s)  # and what they still have on their way is
             after, last = self._counts(), traffic()
             checked = self._all({}, "checked")
         except (RunError, LabError) as error:
             self._dead = str(error)
-            self._end()
+            self.close()
             raise RunError(str(error)) from None
         return Seen(rounds, seen, [b - a for a, b in zip(before, after, strict=True)], checked, (first, last))
 
     def _counts(self) -> list[Counts]:
         return [Counts(*counts) for counts in self._all({}, "counts")]
-
-    def close(self) -> None:
-        """End all workers."""
-        self._end()
-        self._folder.cleanup()
 
     def __enter__(self) -> "Fleet":
         return self
@@ -133,30 +127,8 @@ class Fleet:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _meet(self, door: socket.socket) -> list[tuple[socket.socket, Any]]:
-        lines: dict[int, tuple[socket.socket, Any]] = {}
-        door.settimeout(0.2)
-        until = time.monotonic() + PATIENCE_S
-        while len(lines) < len(self._processes):
-            dead = next((rank for rank, process in enumerate(self._processes) if process.poll() is not None), None)
-            if dead is not None:
-                raise RunError(self._last_words(dead))
-            self._check()
-            if time.monotonic() > until:
-                raise RunError(f"not all workers started in {PATIENCE_S:g} s; end what else runs on this machine")
-            try:
-                line, _ = door.accept()
-            except TimeoutError:
-                continue
-            line.settimeout(PATIENCE_S)
-            wire = line.makefile("rwb")
-            if said := wire.readline():
-                lines[json.loads(said)["rank"]] = line, wire
-        return [lines[rank] for rank in sorted(lines)]
-
     def _all(self, message: dict[str, Any], wanted: str, patience_s: float | None = None) -> list[Any]:
         """Tell all workers, and wait for what they answer under this name."""
-        patience_s = PATIENCE_S if patience_s is None else patience_s
         told = json.dumps(message).encode() + b"\n"
         for rank, wire in enumerate(self._wires):
             try:
@@ -164,6 +136,10 @@ class Fleet:
                 wire.flush()
             except OSError:
                 raise RunError(self._last_words(rank)) from None
+        return self._answers(wanted, PATIENCE_S if patience_s is None else patience_s)
+
+    def _answers(self, wanted: str, patience_s: float) -> list[Any]:
+        """What every worker says under this name."""
         answers: dict[int, dict[str, Any]] = {}
         until = time.monotonic() + patience_s
         while len(answers) < len(self._lines):
@@ -195,26 +171,27 @@ class Fleet:
         if code is not None and code < 0:
             remedy = ", with more memory if it ran out of that" if code == -signal.SIGKILL else ""
             return f"worker {rank} was ended by {signal.Signals(-code).name}; run it again with --keep{remedy}"
-        log = self._log(rank)
-        words = log.read_text(errors="replace")[-TAIL:].strip() if log.exists() else ""
+        words = written(self._logs[rank]).decode(errors="replace")[-TAIL:].strip()
         last = words.splitlines()[-1] if words else "it said nothing"
         return f"worker {rank} ended with {code}: {last}\n{words}".strip()
 
-    def _log(self, rank: int) -> Path:
-        return Path(self._folder.name) / f"{rank}.log"
-
-    def _end(self) -> None:
-        for end in [*self._wires, *self._lines]:
+    def close(self) -> None:
+        """End all workers."""
+        for end in [*self._wires, *self._lines, *self._logs]:
             with suppress(OSError):
                 end.close()
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        self._wires, self._lines, self._processes = [], [], []
+        self._wires, self._lines, self._logs, self._processes = [], [], [], []
 
 
-def start_here(rank: int, argv: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+def start_here(rank: int, argv: list[str], env: dict[str, str], **pipes: Any) -> "subprocess.Popen[bytes]":
     """Start a worker on this machine, in no lab."""
-    with log.open("wb") as output:
-        return subprocess.Popen(argv, env=env, cwd=ROOT, stdout=output, stderr=output)
+    return subprocess.Popen(argv, env=env, cwd=ROOT, **pipes)
+
+
+def written(file: IO[bytes]) -> bytes:
+    """All that a worker wrote to a file that was handed to it; the position is the worker's too, and stays."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)

@@ -1,89 +1,49 @@
-"""A link by options, the same for every suite: `--link 100:20` (Mbit/s : round trip in ms), or `--topology home`, or neither: unshaped."""
+"""Links by options, the same for every suite: `--link 100:20` (Mbit/s : round trip in ms), `--topology home`, or neither: unshaped."""
 
-import subprocess
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
-from benchmarks.lab.namespaces import LabError
 from benchmarks.lab.topology import Topology, TopologyError
-from benchmarks.lab.wan import Lab, open_lab, open_loopback
-from benchmarks.suite.fleet import Fleet
-from benchmarks.suite.record import Asked, Link
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Regions and the links between them, as options name them.
+class LinkOptions:
+    """Links between the members; nothing given: as fast as this machine.
 
-    `build` raises `TopologyError` for a link of another form, or a topology of another size.
-
-    >>> Wanted(4, "100:20").build().name
-    '100 Mbit/s, 20 ms, cubic'
+    >>> LinkOptions(link="20/100:40").regions(4).name
+    '100/20 Mbit/s, 40 ms, cubic'
     """
 
-    members: int
+    COUNT: ClassVar[str] = "--members"  # the option that says how many there are
+
     link: str = ""
+    """Every region's rate in Mbit/s and the round trip in ms: 20:80; or up/down rates: 20/100:40."""
+    loss: float = 0.0
+    """Share of packets lost each way, with --link."""
+    congestion: str = "cubic"
+    """Congestion control of TCP, with --link."""
     topology: str = ""
+    """A TOML file of a topology, or one that is shipped (home, continents, cloud), instead of --link."""
 
-    @property
-    def shaped(self) -> bool:
-        """Whether a link is asked for at all."""
-        return bool(self.link or self.topology)
-
-    def build(self) -> Topology:
-        """The topology."""
-        if self.link and self.topology:
-            raise TopologyError("give either --link or --topology, not both")
-        if self.topology:
-            found = Topology.read(self.topology)
-            n = len(found.regions)
-            if n != self.members:
-                raise TopologyError(f"topology {self.topology!r} has {n} regions, not {self.members}; give --members {n}")
-            return found
-        if not self.link:
-            return Topology.uniform(self.members)
-        try:
-            mbit, rtt_ms = (float(number) for number in self.link.split(":"))
-        except ValueError:
-            raise TopologyError(f"link is {self.link!r}; give Mbit/s and round trip in ms such as 100:20") from None
-        return Topology.uniform(self.members, mbit=mbit, rtt_ms=rtt_ms)
-
-    def asked(self, lab: str = "namespaces") -> Link:
-        """What a record says before anything is measured."""
-        return Link(lab, Asked(**self.build().asked()))
+    def regions(self, members: int) -> Topology:
+        """One for each member. Raises `TopologyError` for what cannot be."""
+        if not self.topology:
+            return Topology.uniform(members, **_parse(self.link), loss=self.loss, congestion=self.congestion)
+        if self.link or self.loss or self.congestion != "cubic":
+            raise TopologyError("--topology says rates, loss and congestion itself; leave out --link, --loss and --congestion")
+        found = Topology.read(self.topology)
+        n = len(found.regions)
+        if n != members:
+            raise TopologyError(f"topology {self.topology!r} has {n} regions, not {members}; give {self.COUNT} {n}")
+        return found
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A lab with its workers, and its link: verified where one was asked for."""
-
-    lab: Lab
-    link: Link
-    fleet: Fleet
-
-
-def open_fleet(stack: ExitStack, wanted: Wanted, module: str) -> Opened:
-    """A worker of `python -m module` in each region; `stack` closes it.
-
-    Where nothing is shaped and this user or machine cannot have regions, workers are on the loopback. Raises `LabError` when a link is
-    asked for that cannot be had, `Void` when it is not what was asked, and `RunError` when a worker does not start.
-    """
-    topology = wanted.build()
+def _parse(link: str) -> dict[str, float]:
+    if not link:
+        return {}
+    rates, _, rtt = link.partition(":")
+    up, _, down = rates.rpartition("/")
     try:
-        lab = stack.enter_context(open_lab(topology))
-    except LabError:
-        if wanted.shaped:
-            raise
-        lab = stack.enter_context(open_loopback(wanted.members))
-    link = lab.verify() if wanted.shaped else lab.link()
-    return Opened(lab, link, stack.enter_context(fleet_in(lab, module, rtt_s=topology.asked()["rtt_ms"] / 1000)))
-
-
-def fleet_in(lab: Lab, module: str, *, rtt_s: float) -> Fleet:
-    """A worker in each place of a lab."""
-
-    def start(rank: int, argv: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
-        return lab.start(rank, argv, env=env, log=log)
-
-    return Fleet(module, len(lab.places), start, interface=lab.interface, rtt_s=rtt_s, check=lab.check, folder=lab.folder)
+        return {"mbit": float(down), "rtt_ms": float(rtt)} | ({"up_mbit": float(up)} if up else {})
+    except ValueError:
+        raise TopologyError(f"--link is {link!r}; give Mbit/s and ms as in 20:80, or up/down Mbit/s as in 20/100:40") from None

@@ -7,7 +7,7 @@
     parent: {}           worker                        -> {"checked": ...}
 
 Each waits for the others between any two lines: bytes belong to the rounds if they are counted when nobody has begun and when all have
-ended (a worker that is done may hold bytes in its socket that others wait for). One JSON line each over a UNIX socket, which no network
+ended (a worker that is done may hold bytes in its socket that others wait for). One JSON line each over a pair of sockets, which no network
 interface counts. When the parent is gone, the worker ends.
 """
 
@@ -56,7 +56,7 @@ class Idle:
 
 
 def serve(part_of: Callable[[dict[str, Any]], Part]) -> None:
-    """Answer the parent at $FLEET_SOCKET until it hangs up; `part_of(row)` makes this worker's part."""
+    """Answer the parent at the socket of number $FLEET_SOCKET until it hangs up; `part_of(row)` makes this worker's part."""
     end_with_parent()
     torch.set_num_threads(1)
     interface = os.environ.get("FLEET_INTERFACE", "")
@@ -64,31 +64,29 @@ def serve(part_of: Callable[[dict[str, Any]], Part]) -> None:
     def counts() -> Counts:
         return read_counts(interface) if interface else Counts()
 
-    with socket.socket(socket.AF_UNIX) as line:
-        line.connect(os.environ["FLEET_SOCKET"])
-        with line.makefile("rwb") as wire:
+    with socket.socket(fileno=int(os.environ["FLEET_SOCKET"])) as line, line.makefile("rwb") as wire:
 
-            def say(**message: Any) -> None:
-                wire.write(json.dumps(message).encode() + b"\n")
-                wire.flush()
+        def say(**message: Any) -> None:
+            wire.write(json.dumps(message).encode() + b"\n")
+            wire.flush()
 
-            def hear() -> Any:
-                told = wire.readline()
-                if not told:
-                    raise EOFError
-                return json.loads(told)
+        def hear() -> Any:
+            told = wire.readline()
+            if not told:
+                raise EOFError
+            return json.loads(told)
 
-            with suppress(EOFError):
-                say(rank=int(os.environ["RANK"]))
-                while True:
-                    part = part_of(hear())
-                    say(ready=part.prepare())
-                    hear()
-                    say(counts=astuple(counts()))
-                    say(seen=part.run(hear()["rounds"]))
-                    hear()
-                    say(counts=astuple(counts()))
-                    hear()
-                    say(checked=part.check())
-                    del part
-                    gc.collect()  # tensors of the last row, before those of the next
+        with suppress(EOFError):
+            say(rank=int(os.environ["RANK"]))
+            while True:
+                part = part_of(hear())
+                say(ready=part.prepare())
+                hear()
+                say(counts=astuple(counts()))
+                say(seen=part.run(hear()["rounds"]))
+                hear()
+                say(counts=astuple(counts()))
+                hear()
+                say(checked=part.check())
+                del part
+                gc.collect()  # tensors of the last row, before those of the next

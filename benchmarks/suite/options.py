@@ -14,6 +14,7 @@ from benchmarks.suite.record import Record, ResultsError, read
 from benchmarks.suite.runs import RunError
 
 T = TypeVar("T")
+SPOILT = (KeyError, TypeError, ValueError, ZeroDivisionError)
 KEPT = "interrupted: finished runs are in the results file, --keep goes on from there"
 
 
@@ -32,13 +33,17 @@ def held(path: Path, suite: str) -> list[Record]:
 
 @contextmanager
 def complete(path: Path) -> Iterator[None]:
-    """Printing ends in a sentence when a record lacks what the table shows."""
+    """Printing ends in a sentence when a record lacks, or has otherwise, what the table shows."""
     try:
         yield
-    except KeyError as error:
-        raise SystemExit(
-            f"error: a record of {path} lacks {error}: it was edited; delete its line and measure it again with --keep"
-        ) from None
+    except SPOILT as error:
+        raise SystemExit(f"error: {edited(str(path), error)}") from None
+
+
+def edited(where: str, error: Exception) -> str:
+    """What is to be said when showing a record of `where`, well-formed as it is, ends in one of `SPOILT`."""
+    why = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be shown ({error})"
+    return f"a record of {where} {why}: it was edited; delete its line and measure it again with --keep"
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """One JSONL line a run: what was run, over which link (asked and measured), what it took, and what made the number; checked on reading."""
 
+import errno
 import os
 import platform
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from io import FileIO
 from pathlib import Path
 from statistics import median
 
@@ -148,28 +150,39 @@ class ResultsError(ValueError):
 
 
 def append(path: Path, record: Record) -> Record:
-    """Write one line at the end of `path`; a line that was cut off before is closed first.
+    """Write one line at the end of `path`, after what a crash left of the one before is taken away.
 
     Raises `ResultsError` when the disk does not take it whole: what was written of it is taken back.
     """
     line = msgspec.json.encode(record) + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            if end:
-                file.seek(end - 1)
-                line = line if file.read(1) == b"\n" else b"\n" + line
+        with path.open("a+b", buffering=0) as file:  # a buffer would be written once more on closing
+            end = _next_line(file)
             try:
-                file.write(line)
-                file.flush()
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
             except OSError:
-                os.truncate(path, end)
+                file.truncate(end)
                 raise
     except OSError as error:
-        raise ResultsError(f"cannot write {path}: {error.strerror or error}; free some space or give another --results") from None
+        raise _unwritable(path, error.strerror or str(error)) from None
     return record
+
+
+def _next_line(file: FileIO) -> int:
+    """Where it begins: a last line that is cut off goes, one that lacks nothing but its end gets it."""
+    file.seek(0)
+    whole = file.readall()
+    last = whole.rpartition(b"\n")[2]
+    if not last:
+        return len(whole)
+    try:
+        msgspec.json.decode(last, type=Record)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return file.truncate(len(whole) - len(last))
+    return len(whole) + file.write(b"\n")
 
 
 def refuse_unwritable(path: Path) -> None:
@@ -178,7 +191,13 @@ def refuse_unwritable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
     except OSError as error:
-        raise ResultsError(f"cannot write {path}: {error.strerror or error}; free some space or give another --results") from None
+        raise _unwritable(path, error.strerror or str(error)) from None
+    if not path.is_file():
+        raise _unwritable(path, "it is no regular file")
+
+
+def _unwritable(path: Path, why: str) -> ResultsError:
+    return ResultsError(f"cannot write {path}: {why}; free some space or give another --results")
 
 
 def read(path: Path, *, strict: bool = True) -> list[Record]:
@@ -189,6 +208,8 @@ def read(path: Path, *, strict: bool = True) -> list[Record]:
     """
     if not path.exists():
         return []
+    if not path.is_file():
+        raise ResultsError(f"cannot read {path}: it is no regular file; give the file of a suite")
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.lab.namespaces import LabError
 from benchmarks.lab.wan import Lab, Void, open_lab, open_loopback
-from benchmarks.suite.options import held, one_sentence, parse
+from benchmarks.suite.options import complete, held, one_sentence, parse
 from benchmarks.suite.record import ABSENT, VOID, Record
 from benchmarks.suite.runs import Due, end, run_all
 from benchmarks.training.launch import launch, template
@@ -52,11 +52,12 @@ def measure(run: Run, lab: Lab, timeout_s: float) -> Record:
 @contextmanager
 def lab_of(options: Options) -> Iterator[Lab]:
     """Regions; where there can be none and no link is asked for, the loopback."""
+    topology = options.regions(options.workers)
     with ExitStack() as stack:
         try:
-            lab = stack.enter_context(open_lab(options.regions(options.workers)))
+            lab = stack.enter_context(open_lab(topology))
         except LabError:
-            if options.asks():
+            if topology.shaped:
                 raise
             lab = stack.enter_context(open_loopback(options.workers))
         yield lab
@@ -64,9 +65,9 @@ def lab_of(options: Options) -> Iterator[Lab]:
 
 def link_of(options: Options, records: list[Record]) -> str:
     """The name that these records have of the links that are asked for."""
-    name = options.regions(options.workers).name
-    here = options.asks() or any(record.link and record.link.asked.topology == name for record in records)
-    return name if here else "loopback"
+    topology = options.regions(options.workers)
+    here = topology.shaped or any(record.link and record.link.asked.topology == topology.name for record in records)
+    return topology.name if here else "loopback"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -81,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
                 link = lab.link().asked.topology
                 made = run_all(due(options, lab), options.results, console, keep=options.keep)
         records = held(options.results, "training")
+    with complete(options.results):
         console.print(table(options, records, link or link_of(options, records)))
     end(made)
 

@@ -7,15 +7,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from shutil import which
+from typing import IO, Any
 
 import msgspec
 from msgspec.structs import replace
 
 from benchmarks.lab.wan import Lab
+from benchmarks.suite.fleet import written
 from benchmarks.suite.record import OK, ROOT, Bytes, Made, Point, Record
 from benchmarks.suite.runs import RunError
 from benchmarks.training.curve import merge
@@ -53,21 +55,21 @@ def launch(run: Run, lab: Lab, *, timeout_s: float) -> Record:
     Raises `RunError` when a worker fails or `timeout_s` is over, `LabError` when the links are gone; the others are ended first.
     """
     workers = _workers(run)
-    with tempfile.TemporaryDirectory(prefix="thinwire-run-", dir=lab.folder) as folder:
-        results = [Path(folder) / f"{rank}.json" for rank in range(workers)]
-        logs = [Path(folder) / f"{rank}.log" for rank in range(workers)]
-        env = _env(lab, workers)
+    with ExitStack() as stack:
+        # Without names: whatever ends this process, no file is left.
+        results, logs = ([stack.enter_context(tempfile.TemporaryFile()) for _ in range(workers)] for _ in range(2))
+        env = _env(lab, workers) | stack.enter_context(_helpers(run, lab, workers))
         processes: list[subprocess.Popen[bytes]] = []
-        with _helpers(run, lab, Path(folder), workers) as more:
-            try:
-                for rank in range(workers):
-                    own = {"RANK": str(rank), "WORKER_ADDRESS": lab.places[rank].address}
-                    words = [sys.executable, "-m", "benchmarks.training.worker", run.dump(), lab.interface, str(results[rank])]
-                    processes.append(lab.start(rank, words, env=env | more | own, log=logs[rank], cwd=ROOT))
-                _wait(processes, logs, timeout_s, lab.check)
-            finally:
-                _end(processes)
-        seen = [msgspec.json.decode(path.read_bytes(), type=Seen) for path in results]
+        try:
+            for rank, (result, log) in enumerate(zip(results, logs, strict=True)):
+                own = {"RANK": str(rank), "WORKER_ADDRESS": lab.places[rank].address}
+                words = [sys.executable, "-m", "benchmarks.training.worker", run.dump(), lab.interface, str(result.fileno())]
+                pipes: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT, "pass_fds": (result.fileno(),)}
+                processes.append(lab.start(rank, words, env=env | own, cwd=ROOT, **pipes))
+            _wait(processes, logs, timeout_s, lab.check)
+        finally:
+            _end(processes)
+        seen = [msgspec.json.decode(written(result), type=Seen) for result in results]
     return record_of(template(run, lab), seen, lab)
 
 
@@ -119,7 +121,7 @@ def _env(lab: Lab, workers: int) -> dict[str, str]:
 
 
 @contextmanager
-def _helpers(run: Run, lab: Lab, folder: Path, workers: int) -> Iterator[dict[str, str]]:
+def _helpers(run: Run, lab: Lab, workers: int) -> Iterator[dict[str, str]]:
     """What a method needs beside its workers, and how they find it: torchft's lighthouse, in region 0."""
     if run.setting.method != "torchft":
         yield {}
@@ -130,7 +132,7 @@ def _helpers(run: Run, lab: Lab, folder: Path, workers: int) -> Iterator[dict[st
         raise RunError("the program torchft_lighthouse is missing; pip install torchft==0.2.0 again")
     port = lab.port()
     words = [program, "--bind", f"0.0.0.0:{port}", "--min_replicas", str(workers), "--quorum_tick_ms", "50"]
-    lighthouse = lab.start(0, words, env={"RUST_LOG": "error"}, log=folder / "lighthouse.log", cwd=folder)
+    lighthouse = lab.start(0, words, env={"RUST_LOG": "error"}, cwd=Path("/"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield {"TORCHFT_LIGHTHOUSE": f"http://{lab.address}:{port}"}
     finally:
@@ -144,7 +146,7 @@ def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
         process.wait()
 
 
-def _wait(processes: Sequence["subprocess.Popen[bytes]"], logs: Sequence[Path], timeout_s: float, check: Callable[[], None]) -> None:
+def _wait(processes: Sequence["subprocess.Popen[bytes]"], logs: Sequence[IO[bytes]], timeout_s: float, check: Callable[[], None]) -> None:
     deadline = time.monotonic() + timeout_s
     while None in (codes := [process.poll() for process in processes]):
         if any(codes):
@@ -154,12 +156,12 @@ def _wait(processes: Sequence["subprocess.Popen[bytes]"], logs: Sequence[Path], 
             break
         time.sleep(POLL_S)
     if any(codes):
-        raise RunError(_blame(codes, [log.read_text(errors="replace") for log in logs]))
+        raise RunError(_blame(codes, [written(log).decode(errors="replace") for log in logs]))
     running = [str(rank) for rank, code in enumerate(codes) if code is None]
     if running:
         raise RunError(
             f"no result after {timeout_s:g} s (workers {', '.join(running)} still run): a worker hangs, or the link is too thin; "
-            f"give a longer --timeout-s or fewer --steps\n{logs[int(running[0])].read_text(errors='replace')[-TAIL:]}"
+            f"give a longer --timeout-s or fewer --steps\n{written(logs[int(running[0])]).decode(errors='replace')[-TAIL:]}"
         )
 
 

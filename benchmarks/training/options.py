@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
 
+from benchmarks.suite.link import LinkOptions
 from benchmarks.suite.record import RESULTS, Record
-from benchmarks.training.link import LinkOptions
 from benchmarks.training.rows import QUICK, ROWS, Row
 from benchmarks.training.setting import Run
 
@@ -14,6 +15,8 @@ from benchmarks.training.setting import Run
 @dataclass(frozen=True)
 class Options(LinkOptions):
     """Measure the table."""
+
+    COUNT: ClassVar[str] = "--workers"
 
     rows: tuple[str, ...] = tuple(ROWS)
     """Which rows; those that cannot run here are recorded as absent, with the remedy."""

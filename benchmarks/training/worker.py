@@ -1,12 +1,11 @@
 """One worker of one run, in its own process: `python -m benchmarks.training.worker RUN INTERFACE RESULT`, in torchrun's environment.
 
-Trains, counts what the interface moved around the training loop, then judges its models; writes what it saw as JSON to RESULT.
+Trains, counts what the interface moved around the training loop, then judges its models; writes JSON to the open file of number RESULT.
 """
 
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import torch
@@ -72,11 +71,10 @@ def measure(run: Run, rank: int, workers: int, interface: str) -> Seen:
 def main() -> None:
     end_with_parent()
     torch.set_num_threads(1)
-    run, interface, result = Run.parse(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    run, interface, result = Run.parse(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     seen = measure(run, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), interface)
-    part = result.with_suffix(".part")
-    part.write_bytes(msgspec.json.encode(seen))
-    part.replace(result)
+    with open(result, "wb") as file:
+        file.write(msgspec.json.encode(seen))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.suite.fleet import Enough
 from benchmarks.suite.options import complete, held, one_sentence, parse
-from benchmarks.suite.record import OK, RESULTS, Record
+from benchmarks.suite.record import OK, RESULTS, Bytes, Record
 from benchmarks.suite.runs import end, not_measured, run_all
 from benchmarks.utilisation.bench import Bench
 from benchmarks.utilisation.points import PACE_MS, Point, full, quick
@@ -87,7 +87,7 @@ def table(records: list[Record]) -> Table:
         if record.status != OK and "utilisation" not in numbers:
             made.add_row(*head, record.status)
             continue
-        assert record.bytes is not None
+        counted = record.bytes or Bytes()
         made.add_row(
             *head,
             f"{numbers['utilisation']:.1%}",
@@ -95,8 +95,8 @@ def table(records: list[Record]) -> Table:
             f"{sum(numbers[f'share_{phase}'] or 0.0 for phase in ('encode', 'decode', 'apply')):.1%}",
             f"{numbers['residual']:.2%}{'' if record.status == OK else ' (' + record.status + ')'}",
             f"{record.seconds['sync'].p50:.3f}",
-            f"{(record.bytes.interface_sent or record.bytes.wire_sent or 0.0) / 1e6:.3f}",
-            f"{(record.bytes.payload_sent or 0.0) / 1e6:.3f}",
+            f"{(counted.interface_sent or counted.wire_sent or 0.0) / 1e6:.3f}",
+            f"{(counted.payload_sent or 0.0) / 1e6:.3f}",
         )
     return made
 

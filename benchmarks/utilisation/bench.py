@@ -15,7 +15,7 @@ from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import Lab, Void, open_lab
 from benchmarks.scaling.rows import numel
 from benchmarks.suite.fleet import Enough, Fleet, Seen, start_here
-from benchmarks.suite.link import fleet_in
+from benchmarks.suite.kept import fleet_in
 from benchmarks.suite.record import ABSENT, FAILED, OK, VOID, Asked, Bytes, Link, Made, Percentiles, Record
 from benchmarks.suite.runs import Due, RunError
 from benchmarks.utilisation.points import MEMBERS, PACE_MS, RTT_MS, Point

@@ -1,1 +1,1 @@
-"""The swarm: members that come and go, found over a hivemind DHT, agreed on every round by a protocol of our own."""
+"""A swarm: members that come and go, found through a hivemind DHT, with replicas that stay identical bit for bit."""

@@ -19,7 +19,7 @@ from thinwire.comms.swarm.dht import Board
 from thinwire.comms.swarm.identity import Identity, key_of, raw_peer_id_of
 from thinwire.comms.swarm.notices import QUESTION, Notices
 from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions, key_in
-from thinwire.comms.swarm.peers import Peers, Streams
+from thinwire.comms.swarm.streams import Peers, Streams
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Transport
 
 LINK = "/thinwire/link/1"

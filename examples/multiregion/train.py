@@ -3,8 +3,10 @@
     torchrun --standalone --nproc-per-node 4 examples/multiregion/train.py
     torchrun ... examples/multiregion/train.py --method demo
     torchrun ... examples/multiregion/train.py --codec int4 --sync-every 20 --data my/texts
+    python examples/multiregion/train.py --swarm
 
-Every process is a region; docs/two-machines.md shows how a second machine joins.
+Every process is a region; docs/two-machines.md shows how a second machine joins. With --swarm regions come and go, and no launcher is
+needed: the first one prints what the next one pastes (docs/swarm.md).
 """
 
 import io
@@ -14,6 +16,7 @@ import pickle
 import sys
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +57,8 @@ class Options:
     seed: int = 0
     data: Path | None = None
     """Your own text, a file or a folder (default: the sources of Python's standard library)."""
+    swarm: str | None = None
+    """Train in a swarm: an invite to join by; without one the region founds a run, or takes the invite of `thinwire join`."""
     baseline: bool = True
     """Run the dense baseline first."""
     save: Path | None = None
@@ -69,6 +74,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.warm_steps < 0 or self.batch < 1 or self.save_every < 1:
             raise ValueError("--steps, --batch and --save-every are positive, --warm-steps is not negative")
+        if self.swarm is not None and (self.method == "ddp" or self.save or self.resume):
+            raise ValueError("--swarm is for --method diloco and demo; the others' state takes the place of --save and --resume")
         if self.method != "diloco" and self.sync_every is not None:
             raise ValueError(f"--sync-every {self.sync_every} is for --method diloco; {self.method} exchanges every step")
         if self.method == "ddp" and self.codec is not None:
@@ -100,10 +107,13 @@ class World:
 def main() -> None:
     torch.set_num_threads(1)
     try:
-        options = tyro.cli(Options, description=__doc__)
+        options = tyro.cli(Options, args=with_invite(sys.argv[1:]), description=__doc__)
         text = load(options.data)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
+    if options.swarm is not None:
+        join(options, text)
+        return
     world = meet()
     if options.plain and world.rank == 0:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
@@ -117,11 +127,40 @@ def main() -> None:
         raise SystemExit(1)
 
 
+def with_invite(words: list[str]) -> list[str]:
+    """A --swarm that nothing follows has an empty invite.
+
+    >>> with_invite(["--swarm", "--steps", "5"])
+    ['--swarm', '', '--steps', '5']
+    """
+    found = []
+    for word, following in pairwise([*words, "--"]):
+        found += [word, ""] if word == "--swarm" and following.startswith("--") else [word]
+    return found
+
+
+def join(options: Options, text: Text) -> None:
+    """Train as one region of a swarm, from the common start or from where the others are."""
+    from examples.multiregion import elastic
+
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    chosen = options.chosen()
+    assert options.swarm is not None
+    try:
+        elastic.train(
+            options.swarm, options.method, chosen, text, steps=options.steps, batch=options.batch, seed=options.seed, out=options.out
+        )
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"error: no module {error.name!r}; pip install 'thinwire[swarm,cli]'") from None
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
 def meet() -> World:
     """Find the others in torchrun's environment."""
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
-            raise SystemExit(f"error: {name} is not set; start with: torchrun --standalone --nproc-per-node 4 {sys.argv[0]}")
+            raise SystemExit(f"error: {name} is not set; start with: torchrun --standalone --nproc-per-node 4 {sys.argv[0]} (or --swarm)")
     store, rank, size = next(iter(dist.rendezvous("env://", timeout=timedelta(minutes=30))))
     return World(dist.PrefixStore("multiregion", store), rank, size, os.environ.get("LOCAL_WORLD_SIZE") == str(size))
 

@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
 from thinwire.comms import chain as chain
 from thinwire.comms.local import LocalGroup as LocalGroup
@@ -12,7 +13,18 @@ from thinwire.optim import DiLoCo as DiLoCo
 from thinwire.optim import DivergenceError as DivergenceError
 from thinwire.optim import RoundInfo as RoundInfo
 
+if TYPE_CHECKING:
+    from thinwire.comms.swarm.group import SwarmGroup as SwarmGroup
+
 try:
     __version__ = _version("thinwire")
 except PackageNotFoundError:  # a checkout on the path that was never installed
     __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SwarmGroup":  # needs the extra [swarm], which takes a while to import
+        from thinwire.comms.swarm.group import SwarmGroup
+
+        return SwarmGroup
+    raise AttributeError(f"module 'thinwire' has no attribute {name!r}")

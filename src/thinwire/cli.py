@@ -1,4 +1,7 @@
-"""The `thinwire` command: measure, and make a page of what was measured. The work is done in benchmarks/, which it finds and imports."""
+"""The `thinwire` command: take part in a swarm, measure, and make a page of what was measured.
+
+A verb imports its module only when it is called: those of the swarm lie in thinwire.comms.swarm.cli, all others in benchmarks/.
+"""
 
 import importlib
 import os
@@ -11,10 +14,22 @@ import thinwire
 SUITES = {name: f"benchmarks.{name}.__main__" for name in ("kernels", "collectives", "training", "utilisation", "scaling")} | {
     "all": "benchmarks.suite.__main__"
 }
+SWARM = ("keygen", "serve", "invite", "join", "status", "doctor", "verify")
 USAGE, INTERRUPTED = 2, 130  # 1 comes from a suite: a run failed
 
 HELP = """\
 usage: thinwire COMMAND ...
+
+  thinwire serve RUN           start a swarm's first peer; prints the one line that another machine pastes
+  thinwire join INVITE -- python train.py
+                               run a training script as a member of that swarm
+  thinwire invite RUN --peers ADDRESS ...
+                               an invite, from addresses of peers that are up
+  thinwire status INVITE       who takes part, rounds, loss, bytes, lag and what was rejected; live
+  thinwire doctor              what of this machine would stop you: versions, ports, NAT, clock; with the remedy
+  thinwire keygen [PATH]       make a member's key
+  thinwire verify FOLDER       prove a run from the histories that its members wrote
+  thinwire chaos --events N    kill, freeze and cut members of a swarm on this machine, then verify
 
   thinwire bench kernels       time of the kernels against the speed of memory and against torch
   thinwire bench collectives   bandwidth, time and bytes of one exchange, for each codec and size
@@ -25,11 +40,11 @@ usage: thinwire COMMAND ...
   thinwire report RESULTS -o report.html
                                one page with tables and pictures of what was measured
 
-`thinwire bench SUITE --help` and `thinwire report --help` tell the options. Results go to ./results, in a checkout to
+`thinwire COMMAND --help` tells the options. Results go to ./results, in a checkout to
 benchmarks/results. The links of `training`, `utilisation` and `scaling` need root and iproute2.
 
-exit status: 0 all is well; 1 a run failed, or its link was not what was asked; 2 wrong usage, or something that is missing here;
-130 interrupted (finished runs are kept; --keep goes on from there).
+exit status: 0 all is well; 1 a run failed, its link was not what was asked, a law is broken; 2 wrong usage, or something that is missing
+here; 130 interrupted (finished runs are kept; --keep goes on from there). `join` ends with the status of its script.
 """
 
 
@@ -74,6 +89,10 @@ def run(words: list[str]) -> tuple[int, str]:
 def command(words: list[str]) -> tuple[str, str, list[str]]:
     """Of a command: its name, the module that does it, and the words that are the module's."""
     match words:
+        case [verb, *rest] if verb in SWARM:
+            return f"thinwire {verb}", f"thinwire.comms.swarm.cli.{verb}", rest
+        case ["chaos", *rest]:
+            return "thinwire chaos", "benchmarks.chaos.__main__", rest
         case ["report", *rest]:
             return "thinwire report", "benchmarks.report.__main__", rest
         case ["bench", suite, *rest] if suite in SUITES:
@@ -85,18 +104,25 @@ def command(words: list[str]) -> tuple[str, str, list[str]]:
 
 
 def load(module: str) -> ModuleType:
-    """A module of the benchmarks, from where they are, which processes that it starts know too."""
+    """A verb's module; for those of the benchmarks the path leads to where they are, also in processes that it starts."""
+    if module.startswith("thinwire."):
+        return imported(module, "swarm,cli")
     place = str(root())
     if sys.path[0] != place:
         sys.path.insert(0, place)
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in (place, os.environ.get("PYTHONPATH")) if path)
+    return imported(module, "swarm,bench" if module.startswith("benchmarks.chaos") else "bench")
+
+
+def imported(module: str, extras: str) -> ModuleType:
+    """The module; raises `UsageError` naming the extras that bring what it lacks."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing.partition(".")[0] in ("benchmarks", "examples", "thinwire"):
             raise UsageError(f"this thinwire has no module {missing}: install it whole, from its wheel or a checkout") from None
-        raise UsageError(f"no module {missing!r}; pip install 'thinwire[bench]'") from None
+        raise UsageError(f"no module {missing!r}; pip install 'thinwire[{extras}]'") from None
 
 
 def root() -> Path:

@@ -20,10 +20,11 @@ from benchmarks.collectives.parts import CodedRounds, numbers
 from benchmarks.collectives.rows import MB, Row, grid
 from benchmarks.collectives.show import bytes_moved, ledger_check, speed
 from benchmarks.lab.namespaces import LabError
+from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import Lab, Place, Traffic, Void
+from benchmarks.suite import kept
 from benchmarks.suite.counters import Counts
 from benchmarks.suite.fleet import Seen
-from benchmarks.suite.link import Wanted
 from benchmarks.suite.record import Bytes, Percentiles, Record, read
 from benchmarks.suite.runs import RunError, not_measured, run_all
 from thinwire import LocalGroup
@@ -32,7 +33,7 @@ PLACES = (Place("a", "10.0.0.1"), Place("b", "10.0.0.2"))
 
 
 def lab() -> Lab:
-    return Lab("namespaces", Wanted(2).build(), PLACES, "wan0", 1)
+    return Lab("namespaces", Topology.uniform(2), PLACES, "wan0", 1)
 
 
 def texts(table: Table) -> str:
@@ -144,7 +145,7 @@ def seen(*, committed: int = 2, hashes: Sequence[str] = ("x", "x"), right: bool 
 
 
 def template(row: Row) -> Record:
-    return next(iter(Bench(Ask(Wanted(2))).due([row]))).template
+    return next(iter(Bench(Ask(Topology.uniform(2))).due([row]))).template
 
 
 def test_a_record_holds_bytes_a_round_and_what_was_checked() -> None:
@@ -190,7 +191,7 @@ def test_after_a_death_the_next_row_has_new_workers(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(bench, "Fleet", lambda *_: Dead())
     results = tmp_path / "r.jsonl"
-    with Bench(Ask(Wanted(2))) as here:
+    with Bench(Ask(Topology.uniform(2))) as here:
         run_all(here.due([Row("local", "none", 4, 2), Row("local", "int8", 4096, 2)]), results, Console(quiet=True), keep=False)
     assert [(r.status, r.reason) for r in read(results)] == [
         ("failed", "worker 1 ended with -9: it said nothing"),
@@ -207,8 +208,8 @@ def test_a_link_that_is_not_there_is_recorded_once_tried(monkeypatch: pytest.Mon
         tried.append(1)
         raise error
 
-    monkeypatch.setattr(bench, "open_fleet", fail)
-    with Bench(Ask(Wanted(2, "100:20"))) as here:
+    monkeypatch.setattr(kept, "open_fleet", fail)
+    with Bench(Ask(Topology.uniform(2, mbit=100, rtt_ms=20))) as here:
         made = [due.measure() for due in here.due([Row("torch", "none", 4, 2), Row("gloo", "none", 4, 2)])]
     assert [(r.status, r.reason) for r in made] == [(status, str(error))] * 2
     assert len(tried) == 1
@@ -216,22 +217,22 @@ def test_a_link_that_is_not_there_is_recorded_once_tried(monkeypatch: pytest.Mon
 
 def test_what_does_not_fit_is_recorded_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "available_nbytes", lambda: 100 * MB)
-    due = next(iter(Bench(Ask(Wanted(4))).due([Row("torch", "none", 16 * MB, 4)])))
+    due = next(iter(Bench(Ask(Topology.uniform(4))).due([Row("torch", "none", 16 * MB, 4)])))
     made = due.measure()
     assert made.status == "absent"
     assert "GB of memory" in (made.reason or "")
 
 
 def test_what_takes_too_long_on_the_link_is_recorded_as_absent() -> None:
-    due = next(iter(Bench(Ask(Wanted(4, "1:20"))).due([Row("torch", "none", 16 * MB, 4)])))
+    due = next(iter(Bench(Ask(Topology.uniform(4, mbit=1, rtt_ms=20))).due([Row("torch", "none", 16 * MB, 4)])))
     made = due.measure()
     assert (made.status, made.reason) == ("absent", "one round would take 201 s on this link, above --most-s 10")
 
 
 def test_simulated_rows_say_which_link_they_simulate() -> None:
-    link = Ask(Wanted(4)).asked(Row("simulated", "none", 4, 4))
+    link = Ask(Topology.uniform(4)).asked(Row("simulated", "none", 4, 4))
     assert (link.lab, link.asked.up_mbit, link.asked.rtt_ms) == ("simulated", 100.0, 20.0)
-    assert Ask(Wanted(4, "5:80")).asked(Row("simulated", "none", 4, 4)).asked.up_mbit == 5.0
+    assert Ask(Topology.uniform(4, mbit=5, rtt_ms=80)).asked(Row("simulated", "none", 4, 4)).asked.up_mbit == 5.0
 
 
 @pytest.mark.parametrize("words", [["--groups", "pigeon"], ["--codecs", "nonsense"], ["--link", "fast"], ["--topology", "nowhere"]])

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,6 @@ from benchmarks.lab.namespaces import LabError
 from benchmarks.suite import fleet as fleets
 from benchmarks.suite.counters import Counts, read_counts
 from benchmarks.suite.fleet import Enough, Fleet, start_here
-from benchmarks.suite.link import Wanted
 from benchmarks.suite.record import ROOT
 from benchmarks.suite.runs import RunError
 
@@ -29,9 +29,7 @@ serve(Part)
 # The same protocol by hand: no import of torch.
 STUB = """
 import json, os, socket, sys
-line = socket.socket(socket.AF_UNIX)
-line.connect(os.environ["FLEET_SOCKET"])
-wire = line.makefile("rwb")
+wire = socket.socket(fileno=int(os.environ["FLEET_SOCKET"])).makefile("rwb")
 def say(**message):
     wire.write(json.dumps(message).encode() + b"\\n")
     wire.flush()
@@ -58,8 +56,8 @@ wire.readline()
 
 
 def of(program: str, started: list["subprocess.Popen[bytes]"]) -> Callable[..., "subprocess.Popen[bytes]"]:
-    def start(rank: int, argv: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
-        started.append(start_here(rank, [sys.executable, "-c", program], env, log))
+    def start(rank: int, argv: list[str], env: dict[str, str], **pipes: Any) -> "subprocess.Popen[bytes]":
+        started.append(start_here(rank, [sys.executable, "-c", program], env, **pipes))
         return started[-1]
 
     return start
@@ -151,23 +149,3 @@ def test_the_kernel_counters_are_read(tmp_path: Path) -> None:
     assert read_counts("wan0", tmp_path) - Counts(800, 40, 5, 1) == Counts(100, 60, 2, 2)
     with pytest.raises(LookupError, match="'wan1'"):
         read_counts("wan1", tmp_path)
-
-
-def test_a_link_by_options() -> None:
-    assert Wanted(3).build().asked()["up_mbit"] is None
-    assert Wanted(3, "20:80").build().asked()["rtt_ms"] == 80
-    assert len(Wanted(4, topology="home").build().regions) == 4
-
-
-@pytest.mark.parametrize(
-    ("wanted", "why"),
-    [
-        (Wanted(2, "100"), "such as 100:20"),
-        (Wanted(2, "fast:20"), "such as 100:20"),
-        (Wanted(2, "100:20", "home"), "not both"),
-        (Wanted(2, topology="home"), "give --members 4"),
-    ],
-)
-def test_a_link_that_cannot_be_is_refused_with_the_remedy(wanted: Wanted, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        wanted.build()

@@ -119,6 +119,29 @@ def test_congestion_control_changes_live_and_the_machine_allows_what_it_did(lab:
 
 
 @needs_lab
+def test_a_port_that_is_taken_in_region_0_is_passed_over(lab: Lab) -> None:
+    taken = lab.port() + 1
+    take = f"import socket, sys; s = socket.create_server(('', {taken})); print(flush=True); sys.stdin.read()"
+    holder = lab.start(0, [sys.executable, "-S", "-c", take], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    assert lab.port() == taken + 1
+    holder.communicate()
+
+
+@needs_lab
+def test_a_region_that_cannot_be_probed_is_named_with_the_remedy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "PATIENCE_S", 0.5)
+    for how, why in ((signal.SIGKILL, "its process was ended"), (signal.SIGSTOP, r"no answer in 0\.5 s")):
+        with probe.Probes(lab) as probes:
+            probes._processes[1].send_signal(how)
+            with pytest.raises(LabError, match=f"region right cannot be probed: {why}; end what .* and run this again"):
+                probes.ask([{"op": "ready"}] * 2)
+    with probe.Probes(lab), pytest.raises(LabError, match=r"left cannot be probed: .*in use; end what uses UDP port 4009"):
+        probe.Probes(lab)
+
+
+@needs_lab
 def test_other_regions_need_another_lab(lab: Lab) -> None:
     with pytest.raises(LabError, match="open another"):
         lab.change(Topology.uniform(3))

@@ -1,6 +1,7 @@
 import pytest
 
-from benchmarks.lab.queueing import HEADER_NBYTES, RTO_S, Network, Queue, Sent, deliver, wire_nbytes
+from benchmarks.lab.droptail import Queue
+from benchmarks.lab.queueing import HEADER_NBYTES, RTO_S, Network, Sent, deliver, wire_nbytes
 from benchmarks.lab.topology import Topology
 
 MS = 1e-3

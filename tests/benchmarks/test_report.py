@@ -217,6 +217,13 @@ def test_a_spoilt_line_is_one_sentence_with_file_line_cause_and_remedy(tmp_path:
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_record_that_was_edited_to_nonsense_is_one_sentence(tmp_path: Path) -> None:
+    path = written(tmp_path, made_up.scaling()) / "scaling.jsonl"
+    path.write_text(re.sub(r'"p95":[\d.]+', '"p95":-1e9', path.read_text()))
+    with pytest.raises(SystemExit, match=r"^error: a record of scaling cannot be shown \(.*\): it was edited; delete its line and measure"):
+        main([str(path), "-o", str(tmp_path / "report.html")])
+
+
 def test_a_line_that_a_crash_cut_off_is_said_on_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, made_up.scaling()) / "scaling.jsonl"
     path.write_bytes(path.read_bytes()[:-40])
@@ -255,5 +262,5 @@ def test_nothing_to_show_says_how_to_measure(tmp_path: Path) -> None:
 
 def test_a_page_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     path = written(tmp_path, made_up.scaling())
-    with pytest.raises(ResultsError, match=r"cannot write .*; give another -o"):
+    with pytest.raises(ResultsError, match=r"cannot write .*; free some space or give another -o"):
         write(Options((path,), path))

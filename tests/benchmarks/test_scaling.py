@@ -4,25 +4,25 @@ from typing import Any
 
 import pytest
 
+from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import Lab, Place, Void
 from benchmarks.scaling import __main__ as command
-from benchmarks.scaling import bench
 from benchmarks.scaling.bench import Bench, made_of
 from benchmarks.scaling.rows import GLOO, Row, crossing, gathered_nbytes, payload_nbytes, ring_nbytes
+from benchmarks.suite import kept
 from benchmarks.suite.counters import Counts
 from benchmarks.suite.fleet import Enough, Seen
-from benchmarks.suite.link import Wanted
 from benchmarks.suite.record import Record, read
 
 PHASES = ("encode", "exchange", "decode", "apply")
 
 
 def template(row: Row) -> Record:
-    return next(iter(Bench(Wanted(4), Enough()).due([row]))).template
+    return next(iter(Bench(Topology.uniform(4), Enough()).due([row]))).template
 
 
 def lab() -> Lab:
-    return Lab("namespaces", Wanted(4).build(), tuple(Place(f"r{i}", "10.0.0.1") for i in range(4)), "wan0", 1)
+    return Lab("namespaces", Topology.uniform(4), tuple(Place(f"r{i}", "10.0.0.1") for i in range(4)), "wan0", 1)
 
 
 def seen(*, hashes: tuple[str, ...] = ("x", "x"), fail: bool = False) -> Seen:
@@ -70,7 +70,7 @@ def test_a_void_link_is_recorded_and_measured_once(monkeypatch: pytest.MonkeyPat
         tried.append(1)
         raise Void("r0 to r1: 3 ms too slow")
 
-    monkeypatch.setattr(bench, "open_fleet", fail)
+    monkeypatch.setattr(kept, "open_fleet", fail)
     words = ["--peers", "2", "--codecs", "int8", "--link", "100:20", "--results", str(tmp_path / "r.jsonl")]
     with pytest.raises(SystemExit) as caught:
         command.main(words)

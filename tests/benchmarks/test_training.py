@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from benchmarks.lab.namespaces import LabError
-from benchmarks.lab.topology import Topology, TopologyError
+from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import Lab, Void, open_loopback
 from benchmarks.suite import record as results
 from benchmarks.suite.record import Record, append, read
@@ -23,7 +23,6 @@ from benchmarks.training.curve import Mark, merge, wall_to_loss
 from benchmarks.training.front import front, spots
 from benchmarks.training.grid import GRID
 from benchmarks.training.launch import launch, record_of, template
-from benchmarks.training.link import LinkOptions
 from benchmarks.training.meter import Meter, Moved
 from benchmarks.training.methods import absent
 from benchmarks.training.options import Options
@@ -111,30 +110,6 @@ def test_a_row_can_have_steps_of_its_own() -> None:
 
 def test_quick_is_a_few_rows_of_one_seed() -> None:
     assert {run.setting.key for run in Options(quick=True).effective().runs()} == {ROWS[name].setting.key for name in QUICK}
-
-
-def test_a_link_is_read_from_the_command_line() -> None:
-    topology = LinkOptions(link="20/100:40", loss=0.001, congestion="bbr").regions(3)
-    assert topology.asked() == {
-        "topology": "100/20 Mbit/s, 40 ms, 0.1 % loss, bbr",
-        "up_mbit": 20, "down_mbit": 100, "rtt_ms": 40, "jitter_ms": 0, "loss": 0.001, "congestion": "bbr",
-    }  # fmt: skip
-    assert LinkOptions(link="20:80").regions(2).asked()["up_mbit"] == 20
-    assert not LinkOptions().asks()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"link": "fast"}, "give Mbit/s and ms as in 20:80"),
-        ({"topology": "home", "link": "20:80"}, "leave out --link"),
-        ({"topology": "home"}, "regions; give --workers"),
-        ({"topology": "nowhere"}, "cannot read topology 'nowhere'"),
-    ],
-)
-def test_a_link_that_cannot_be_is_refused(options: dict[str, str], message: str) -> None:
-    with pytest.raises(TopologyError, match=message):
-        LinkOptions(**options).regions(60)
 
 
 # -- counters and curves

@@ -58,6 +58,7 @@ def test_without_torchrun_it_says_how_to_start() -> None:
         (["--codec", "nonsense"], "nonsense"),
         (["--sync-every", "0"], "sync_every is 0"),
         (["--steps", "0"], "--steps"),
+        (["--swarm", "--method", "ddp"], "--swarm is for"),
     ],
 )
 def test_options_that_cannot_work_are_one_sentence_before_any_training(words: list[str], said: str) -> None:

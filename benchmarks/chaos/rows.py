@@ -1,0 +1,93 @@
+"""What a run comes to: a record, and a table for a person."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from benchmarks.chaos.run import Chaos
+from benchmarks.chaos.swarm import FEW
+from benchmarks.suite.record import FAILED, OK, Made, Percentiles, Record, key_of
+from thinwire.comms.swarm.verdict import Verdict
+
+KILLS = ("kill", "leader killed", FEW)
+
+
+def failures(chaos: Chaos, verdict: Verdict, left: Sequence[int]) -> dict[str, bool]:
+    """What had to hold, and whether it did."""
+    return {
+        "no divergent hashes": not chaos.watch.divergent,
+        "no hangs": not chaos.watch.hangs and not chaos.stuck,
+        "histories verify": verdict.green,
+        "no processes left": not left,
+    }
+
+
+def record(chaos: Chaos, verdict: Verdict, left: Sequence[int], settings: dict[str, str | int | float | bool | None]) -> Record:
+    """Of a run that came to its end."""
+    watch, checks = chaos.watch, failures(chaos, verdict, left)
+    durations = {f"recovery, {kind}": values for kind, values in watch.recoveries.items()} | {"join": watch.joins}
+    broken = [name for name, holds in checks.items() if not holds]
+    return Record(
+        suite="chaos",
+        key=key_of("chaos", **{name: value for name, value in settings.items() if value is not None}),
+        status=FAILED if broken else OK,
+        reason=f"not so: {', '.join(broken)}" if broken else None,
+        made=Made.now(),
+        label=f"{settings['events']} events, {settings['members']} members, seed {settings['seed']}",
+        members=int(settings["members"] or 0),
+        seed=int(settings["seed"] or 0),
+        seconds={name: Percentiles.of(values) for name, values in durations.items() if values},
+        numbers={
+            "rounds": watch.rounds,
+            "divergent": len(watch.divergent),
+            "hangs": len(watch.hangs) + len(chaos.stuck),
+            "kills": sum(map(len, watch.recoveries.values())),
+            "joins": len(watch.joins),
+            "throughput_kept": kept(chaos),
+            "wall_s": round(chaos.seconds, 1),
+            "missed": len(chaos.missed),
+            "violations": sum(verdict.broken.values()),
+            "history_events": verdict.events,
+            "forks": len(verdict.forks),
+            "left_behind": len(left),
+        }
+        | {f"struck: {kind}": count for kind, count in sorted(watch.struck.items())},
+        checks=checks,
+        settings=settings,
+    )
+
+
+def kept(chaos: Chaos) -> float | None:
+    """Training steps a second of a member under faults, over those before the first."""
+    return round(chaos.rate / chaos.calm_rate, 4) if chaos.calm_rate else None
+
+
+def table(records: Sequence[Record]) -> Table:
+    """One row a run; recovery is p50 / p99 of the seconds to the next committed round, and of how many kills."""
+    made = Table(title="chaos: faults, and what came of them", title_justify="left")
+    headings = ("run", "rounds", "divergent", "hangs", *(f"after {kind}" for kind in KILLS), "joins", "throughput kept", "verdict")
+    for heading in headings:
+        made.add_column(heading, justify="left" if heading in ("run", "verdict") else "right")
+    for one in records:
+        numbers = one.numbers
+        made.add_row(
+            one.label,
+            *(f"{numbers[name] or 0:.0f}" for name in ("rounds", "divergent", "hangs")),
+            *(span(one.seconds.get(f"recovery, {kind}")) for kind in KILLS),
+            span(one.seconds.get("join")),
+            "-" if numbers["throughput_kept"] is None else f"{numbers['throughput_kept']:.1%}",
+            "green" if one.status == OK else one.reason,
+        )
+    return made
+
+
+def span(found: Percentiles | None) -> str:
+    """Of durations."""
+    return f"{found.p50:.2f} / {found.p99:.2f} s ({found.n})" if found else "-"
+
+
+def struck(one: Record) -> str:
+    """Faults by kind, in a line."""
+    counts = Counter({name.removeprefix("struck: "): int(n or 0) for name, n in one.numbers.items() if name.startswith("struck: ")})
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())

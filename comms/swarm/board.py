@@ -1,0 +1,122 @@
+"""Where members of a run find each other: the peers that were named, the notice board of the DHT, and whoever those tell of."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from thinwire.comms.door import Snapshot
+from thinwire.comms.swarm.access import Access
+from thinwire.comms.swarm.entry import Found, ask_at_doors, knock
+from thinwire.comms.swarm.p2pd import key_in
+from thinwire.comms.swarm.transport import MAX_RECORD_NBYTES, PeerError, Transport
+from thinwire.comms.swarm.view import Key
+
+log = logging.getLogger("thinwire")
+
+ANNOUNCE_S = 20.0  # a notice is read for 60 s
+LOOK_S = 2.0
+LONELY_S = 2.0  # of looking for members before this one offers to found the run though peers were named
+CLAIM_S = 3.0  # of looking for others who offer the same: the lowest key founds it
+ALONE_S = 10.0  # of waiting for a second member to confirm a state, where there should be one
+AGAIN_S = 0.1
+TOLD_S = 10.0
+MET = 32  # members that are looked up at a time
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What somebody has put on the board: whether it is a member (or offers to found the run), and where it is reached."""
+
+    member: bool
+    addresses: tuple[str, ...]
+
+
+class Board:
+    """The notice board of one run as one member sees it."""
+
+    def __init__(self, transport: Transport, run_id: str, initial_peers: Sequence[str], access: Access) -> None:
+        self._transport, self._run_id, self._access = transport, run_id, access
+        self._named = {key: (address,) for address in initial_peers for key in [key_in(address)] if key not in (None, transport.key)}
+
+    async def announce(self, *, member: bool = True) -> None:
+        """Let others find this member for the next minute; or say that this process would found the run."""
+        record = b"member" if member else b"founding"
+        for address in self._transport.addresses():
+            longer = record + b"\n" + address.encode()
+            if len(longer) > MAX_RECORD_NBYTES - 128:
+                break
+            record = longer
+        try:
+            await self._transport.announce(self._run_id, record)
+        except PeerError as error:
+            log.debug("notice board: %s", error)
+
+    async def announced(self) -> dict[Key, Notice]:
+        """Who has announced itself."""
+        try:
+            records = await self._transport.lookup(self._run_id)
+        except PeerError as error:
+            log.debug("notice board: %s", error)
+            return {}
+        lines = {key: record.decode(errors="replace").split("\n") for key, record in records.items() if key != self._transport.key}
+        return {key: Notice(first == "member", tuple(rest)) for key, (first, *rest) in lines.items()}
+
+    async def keep(self, lines: Callable[[], Sequence[str] | None]) -> None:
+        """Stay announced, and meet those who have founded the same run elsewhere; `lines` are None before this member has entered."""
+        while True:
+            await asyncio.sleep(ANNOUNCE_S)
+            ours = lines()
+            if ours is None:
+                continue
+            await self.announce()
+            strangers = [
+                (key, notice) for key, notice in (await self.announced()).items() if notice.member and not self._transport.is_up(key)
+            ]
+            for key, notice in strangers[:MET]:
+                self._transport.connect(key, notice.addresses)
+                await knock(self._transport, key, ours, self._access.proof())  # else it may not trust what this member says
+
+    async def seek(self, lines: Sequence[str], expected: Snapshot, known: Sequence[Key], *, give_up_s: float | None) -> Found | None:
+        """The state of the run from its members, or None when there are none.
+
+        Named peers that cannot be reached, and members that cannot let this one in yet, are waited for: a second run of the same name
+        would help nobody. Raises `RefusedError` when the members refuse this one.
+        """
+        began, looked, told = time.monotonic(), float("-inf"), False
+        claimed: float | None = None
+        notices: dict[Key, Notice] = {}
+        doors: dict[Key, tuple[str, ...]] = self._named | dict.fromkeys(known, ())
+        while True:
+            if time.monotonic() - looked > LOOK_S:
+                looked = time.monotonic()
+                notices = await self.announced()
+                doors |= {key: notice.addresses for key, notice in notices.items() if notice.member}
+            for key, addresses in doors.items():
+                if not self._transport.is_up(key):
+                    self._transport.connect(key, addresses)
+            waited = time.monotonic() - began
+            alone = waited > ALONE_S
+            found = await ask_at_doors(self._transport, doors, lines, expected, proof=self._access.proof(), alone_is_enough=alone)
+            if found is not None:
+                return found
+            if give_up_s is not None and waited > give_up_s:
+                return None
+            nobody = not doors.keys() - self._named.keys() and (not self._named or any(map(self._transport.is_up, self._named)))
+            if waited > LONELY_S and nobody:  # the peers to start from are there, and nobody has begun the run
+                if claimed is None:
+                    claimed, looked = time.monotonic(), float("-inf")
+                    await self.announce(member=False)
+                elif time.monotonic() - claimed > CLAIM_S and not any(
+                    key < self._transport.key for key, n in notices.items() if not n.member
+                ):
+                    return None
+            if waited > TOLD_S and not told:
+                told = True
+                log.warning("run %r: %d peers are known, none is reached and lets this member in yet; trying on", self._run_id, len(doors))
+            await asyncio.sleep(AGAIN_S)
+
+    def _is_first(self, notices: dict[Key, Notice]) -> bool:
+        """Of all that offer to found the run."""
+        return all(self._transport.key < key for key, notice in notices.items() if not notice.member)

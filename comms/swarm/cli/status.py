@@ -1,0 +1,135 @@
+"""Who takes part in a swarm: the next round, loss, bytes, lag and what each member has rejected; live, or as lines for a log.
+
+    thinwire status tw1...
+    thinwire status tw1... --plain --period 60 >> swarm.log
+
+It asks the members themselves, as a peer of its own. With an allow-list, give a key that is on it.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.live import Live
+from rich.table import Table
+
+from thinwire.comms.swarm.cli.network import visitor
+from thinwire.comms.swarm.cli.options import console, one_sentence, parse
+from thinwire.comms.swarm.invite import Invite
+from thinwire.comms.swarm.status import MAX_NBYTES, QUESTION, Status, decode
+from thinwire.comms.swarm.transport import Key, PeerError, Transport
+
+ANSWER_S = 3.0
+MOST = 256  # members that are asked
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which swarm, and how to show it."""
+
+    invite: tyro.conf.Positional[str]
+    """The string that members join with."""
+    identity: Path | None = None
+    """A key file that the members allow (default: a fresh key)."""
+    plain: tyro.conf.FlagCreatePairsOff[bool] = False
+    """One line a look instead of a live table."""
+    once: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Look once and end."""
+    period: float = 1.0
+    """Seconds from one look to the next."""
+
+    def __post_init__(self) -> None:
+        if not self.period > 0:
+            raise ValueError(f"--period is {self.period}; give seconds above 0")
+
+
+Answers = Mapping[Key, Status | str]
+
+
+async def ask_all(node: Transport, run: str) -> dict[Key, Status | str]:
+    """What every announced member says of itself, or why it says nothing."""
+    found = sorted(key for key in await node.lookup(run) if key != node.key)[:MOST]
+    return dict(zip(found, await asyncio.gather(*(_ask(node, key) for key in found)), strict=True))
+
+
+async def _ask(node: Transport, key: Key) -> Status | str:
+    try:
+        return decode(await asyncio.wait_for(node.ask(key, QUESTION, b"", MAX_NBYTES), ANSWER_S))
+    except asyncio.TimeoutError:
+        return "does not answer"
+    except (PeerError, ValueError) as error:
+        return str(error)
+
+
+def table(run: str, answers: Answers) -> Table:
+    """One line a member; `lag` is how many rounds it is behind the first."""
+    made = Table(title=line(run, answers), title_justify="left")
+    for heading in ("member", "state", "epoch", "round", "lag", "loss", "MB sent", "MB received", "rejected", "up"):
+        made.add_column(heading, justify="left" if heading in ("member", "state", "epoch") else "right")
+    first = _first(answers)
+    for key, status in sorted(answers.items()):
+        if isinstance(status, str):
+            made.add_row(key.hex()[:8], f"[red]{status[:60]}[/red]", *["-"] * 8)
+            continue
+        loss = "-" if status.loss is None else f"{status.loss:.3f}"
+        moved = (f"{status.sent / MB:.2f}", f"{status.received / MB:.2f}")
+        up = time.strftime("%H:%M:%S", time.gmtime(status.uptime_s))
+        made.add_row(
+            key.hex()[:8],
+            status.state,
+            status.epoch[:8],
+            str(status.round),
+            str(first - status.applied),
+            loss,
+            *moved,
+            str(status.rejected),
+            up,
+        )
+    return made
+
+
+def line(run: str, answers: Answers) -> str:
+    """The swarm in a line."""
+    told = [status for status in answers.values() if isinstance(status, Status)]
+    losses = [status.loss for status in told if status.loss is not None]
+    said = f"{run}: {len(told)} of {len(answers)} members answer"
+    if told:
+        epochs = {status.epoch for status in told}
+        said += f" | round {_first(answers)} | lag {max(_first(answers) - status.applied for status in told)}"
+        said += f" | loss {sum(losses) / len(losses):.3f}" if losses else ""
+        said += f" | sent {sum(status.sent for status in told) / MB:.2f} MB | rejected {sum(status.rejected for status in told)}"
+        said += f" | {len(epochs)} EPOCHS" if len(epochs) > 1 else ""
+    return said
+
+
+def _first(answers: Answers) -> int:
+    return max((status.applied for status in answers.values() if isinstance(status, Status)), default=0)
+
+
+async def watch(options: Options) -> None:
+    """Look until interrupted."""
+    invite = Invite.parse(options.invite)
+    out = console()
+    plain = options.plain or not out.is_terminal
+    async with visitor(invite.addresses, options.identity) as node:
+        with Live(console=out, auto_refresh=False, transient=plain) as live:
+            while True:
+                answers = await ask_all(node, invite.run_id)
+                if plain:
+                    now = time.strftime("%Y-%m-%d %H:%M:%S")
+                    out.print(f"{now} {line(invite.run_id, answers)}", markup=False, highlight=False, soft_wrap=True)
+                else:
+                    live.update(table(invite.run_id, answers), refresh=True)
+                if options.once:
+                    return
+                await asyncio.sleep(options.period)
+
+
+def main(argv: list[str]) -> None:
+    """Show it."""
+    with one_sentence(PeerError):
+        asyncio.run(watch(parse(Options, argv, __doc__)))

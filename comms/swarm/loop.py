@@ -1,0 +1,45 @@
+"""The thread in which a swarm's event loop runs, and the way in from other threads."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop in a daemon thread: training threads never run it, and it never waits for them."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Run a coroutine there."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def call(self, work: Callable[..., object], *args: object) -> None:
+        """Call a function there, soon."""
+        self.loop.call_soon_threadsafe(work, *args)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Cancel what still runs there, and end the thread."""
+        if self.loop.is_closed():
+            return
+
+        def end() -> None:
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            self.loop.call_soon(self.loop.stop)
+
+        self.loop.call_soon_threadsafe(end)
+        self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self.loop.close()

@@ -1,0 +1,272 @@
+"""The chaos harness itself, with toy members that need no network: it strikes what the plan says, sees what it must, leaves nothing."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks.chaos.doom import Doom
+from benchmarks.chaos.faults import KINDS, LEADER_STATES, plan
+from benchmarks.chaos.fleet import MARK, Fleet, left_behind
+from benchmarks.chaos.run import Chaos, ChaosError
+from benchmarks.chaos.simulated import events_of, play
+from benchmarks.chaos.swarm import Swarm
+from benchmarks.chaos.watch import Watch
+from tests.benchmarks.chaos_toy import ToySpecs, failing, toy, toy_bootstrap
+from thinwire.comms.swarm.verify import check
+
+HERE = [name for name, kind in KINDS.items() if not kind.cuts]
+
+
+# -- the plan ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_follows_from_its_seed() -> None:
+    assert plan(7, 50, KINDS) == plan(7, 50, KINDS)
+    assert plan(7, 50, KINDS) != plan(8, 50, KINDS)
+    assert plan(7, 100, KINDS)[:50] == plan(7, 50, KINDS)
+
+
+def test_a_long_plan_has_every_kind_and_every_state_of_the_leader() -> None:
+    faults = plan(0, 1000, KINDS)
+    assert {fault.kind for fault in faults} == set(KINDS)
+    assert {fault.state for fault in faults if fault.kind == "leader"} == set(LEADER_STATES)
+    assert all(fault.seconds in KINDS[fault.kind].seconds and 0 <= fault.pick < 1 for fault in faults)
+    assert {fault.kind for fault in plan(0, 200, ["kill"])} == {"kill"}
+
+
+# -- the watch -----------------------------------------------------------------------------------------------------------------
+
+
+def watched(*names: str) -> Watch:
+    watch = Watch(0.0)
+    for name in names:
+        watch.born(name, 0.0)
+        watch.joined(name, 1.0, 1.0)
+    return watch
+
+
+def applied(watch: Watch, name: str, at: float, round: int, state: str = "s", epoch: str = "e", steps: int = 0) -> None:
+    watch.round(name, at, round=round, epoch=epoch, state=state, steps=steps)
+
+
+def test_a_hang_is_no_round_for_ten_seconds_while_a_member_is_up() -> None:
+    watch = watched("a", "b")
+    applied(watch, "a", 2.0, 0)
+    assert watch.look(11.9) is None
+    assert watch.look(12.1) == "no round for 10.1 s; up: a at 0, b at -1"
+    assert watch.look(22.0) is None  # told once, then counted anew
+    assert watch.look(22.2)
+    assert len(watch.hangs) == 2
+
+
+def test_nobody_hangs_while_all_are_frozen() -> None:
+    watch = watched("a")
+    watch.froze("a", 5.0, True)
+    assert watch.look(100.0) is None
+    watch.froze("a", 105.0, False)
+    assert watch.look(114.0) is None
+    assert watch.look(115.1)
+
+
+def test_recovery_is_from_the_kill_to_the_next_round_that_anybody_applies() -> None:
+    watch = watched("a", "b", "c")
+    applied(watch, "a", 2.0, 0)
+    watch.wounded(3.0, "kill")
+    applied(watch, "b", 3.1, 0)  # an old round, late
+    applied(watch, "b", 4.5, 1)
+    applied(watch, "c", 4.6, 1)
+    assert watch.recoveries == {"kill": [1.5]}
+    assert watch.rounds == 2
+
+
+def test_two_states_of_one_round_are_divergent_but_not_in_two_epochs() -> None:
+    watch = watched("a", "b", "c")
+    applied(watch, "a", 2.0, 4, "x")
+    applied(watch, "b", 2.0, 4, "x")
+    applied(watch, "c", 2.0, 4, "y", epoch="other")
+    applied(watch, "c", 2.0, 5, "")  # it did not verify that round
+    assert not watch.divergent
+    applied(watch, "c", 2.0, 4, "y")
+    assert watch.divergent == {("e", 4)}
+
+
+def test_the_rate_counts_steps_over_the_time_as_a_member() -> None:
+    watch = watched("a", "b")
+    applied(watch, "a", 2.0, 0, steps=100)
+    watch.restart_rate(11.0)
+    applied(watch, "a", 12.0, 1, steps=120)
+    applied(watch, "b", 12.0, 1, steps=10)
+    watch.ended("b", 12.0)
+    assert watch.rate(12.0) == pytest.approx(30 / 2)
+
+
+# -- the run -------------------------------------------------------------------------------------------------------------------
+
+
+def chaos(folder: Path, fleet: Fleet, events: int, *, size: int = 3, wrong: str = "", kinds: list[str] = HERE) -> Chaos:
+    now = time.monotonic()
+    swarm = Swarm(fleet, Watch(now), size, toy, ToySpecs(folder, now, wrong), bootstrap=toy_bootstrap)
+    return Chaos(swarm, plan(1, events, kinds), calm_rounds=3)
+
+
+def test_a_run_strikes_all_its_faults_heals_and_verifies(tmp_path: Path) -> None:
+    with Fleet() as fleet:
+        run = chaos(tmp_path, fleet, 15)
+        run.run()
+    watch = run.watch
+    assert watch.struck.total() + len(run.missed) == 15
+    assert not run.missed
+    assert not watch.hangs
+    assert not run.stuck
+    assert not watch.divergent
+    assert sum(map(len, watch.recoveries.values())) > 3
+    assert run.rate > 0
+    verdict = check(tmp_path)
+    assert verdict.green, verdict.violations[:3]
+    assert verdict.checked["same state"] > 100
+
+
+def test_a_member_with_another_state_is_seen_by_the_watch_and_by_the_checker(tmp_path: Path) -> None:
+    with Fleet() as fleet:
+        run = chaos(tmp_path, fleet, 3, wrong="m1", kinds=["kill"])
+        run.run()
+    assert run.watch.divergent
+    assert {violation.law for violation in check(tmp_path).violations} == {"same state"}
+
+
+def test_a_script_that_fails_ends_the_run_with_its_traceback(tmp_path: Path) -> None:
+    with Fleet() as fleet:
+        swarm = Swarm(fleet, Watch(time.monotonic()), 2, failing, ToySpecs(tmp_path, 0.0))
+        with pytest.raises(ChaosError, match="the script has a bug"):
+            Chaos(swarm, []).run()
+        assert fleet.members
+    assert not fleet.members
+
+
+def test_what_a_run_leaves_behind_is_found_by_its_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = f"test-{os.getpid()}"
+    assert left_behind(mark) == []
+    process = subprocess.Popen(["sleep", "60"], env={MARK: mark})
+    try:
+        assert left_behind(mark) == [process.pid]
+    finally:
+        process.kill()
+        process.wait()
+    assert left_behind(mark) == []
+
+
+# -- the death of a leader -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Send:
+    to: tuple[str, ...]
+    message: object
+
+
+class Propose: ...
+
+
+class Accept: ...
+
+
+class Decided: ...
+
+
+class Machine:
+    """What a round machine looks like from outside; this one is about to lead round 7."""
+
+    is_member = True
+    next_slot = SimpleNamespace(round=7)
+
+    def __init__(self) -> None:
+        self._seat = SimpleNamespace(me=b"a")
+        self._round = SimpleNamespace(ballots=SimpleNamespace(leader=lambda ballot: b"a"))
+
+    def receive(self, sender: str, message: object) -> list[object]:
+        return [Decided()] if isinstance(message, Accept) else [Send(("x", "y", "z", "w"), Propose())]
+
+    def __getattr__(self, name: str) -> object:
+        if name in ("start", "holds", "up", "down", "tick", "leave"):
+            return lambda *_: []
+        raise AttributeError(name)
+
+
+class Killed(Exception):
+    pass
+
+
+def doomed(state: str, round: int = 7) -> tuple[Any, list[str]]:
+    told: list[str] = []
+
+    def kill() -> None:
+        raise Killed
+
+    doom, machine = Doom(told.append, kill), Machine()
+    doom.watch(machine)
+    doom.state, doom.round = state, round
+    return machine, told
+
+
+@pytest.mark.parametrize(
+    ("state", "act"),
+    [
+        ("start", lambda m: m.start()),
+        ("propose before", lambda m: m.receive("x", None)),
+        ("accept heard", lambda m: m.receive("x", Accept())),
+        ("apply", lambda m: m.receive("x", Accept())),
+    ],
+)
+def test_a_leader_dies_at_once(state: str, act: Callable[[Any], Any]) -> None:
+    machine, told = doomed(state)
+    with pytest.raises(Killed):
+        act(machine)
+    assert told == [state]
+
+
+@pytest.mark.parametrize(("state", "reached"), [("propose half", ("x", "y")), ("propose after", ("x", "y", "z", "w"))])
+def test_a_leader_dies_when_what_it_sent_is_on_its_way(state: str, reached: tuple[str, ...]) -> None:
+    machine, told = doomed(state)
+    assert machine.receive("x", None)[0].to == reached
+    assert not told
+    with pytest.raises(Killed):
+        machine.tick()
+
+
+def test_only_the_leader_of_the_round_dies_and_not_before_it() -> None:
+    later, _ = doomed("propose before", round=8)
+    assert later.receive("x", None)
+    follower, _ = doomed("propose before")
+    follower._seat.me = b"b"
+    assert follower.receive("x", None)
+    nobody, _ = doomed("")
+    assert nobody.receive("x", Accept())
+
+
+# -- the simulator -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_the_same_to_the_bit_in_the_simulator_and_its_histories_verify(tmp_path: Path) -> None:
+    faults = plan(3, 25, KINDS)
+    first, verdict = play(faults, 4, 3, tmp_path / "a")
+    again, _ = play(faults, 4, 3, tmp_path / "b")
+    other, _ = play(faults, 4, 4, tmp_path / "c")
+    assert first.trace == again.trace != other.trace
+    assert not first.broken
+    assert verdict.green, verdict.violations[:3]
+    assert verdict.checked["same state"] > 300
+
+
+def test_events_of_the_simulator_are_in_order_and_everybody_comes_back() -> None:
+    events = events_of(plan(0, 300, KINDS), 4)
+    assert [event[0] for event in events] == sorted(event[0] for event in events)
+    for i in range(4):
+        mine = [event[1] for event in events if event[1] in ("crash", "leave", "restart", "pause", "resume") and event[2] == i]
+        assert mine[-1] in ("restart", "resume")

@@ -1,0 +1,204 @@
+"""`SwarmGroup` over a network inside the process: members found, join, die, freeze, are cut off and come back, and stay identical."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import thinwire
+from thinwire.comms.swarm import verify
+from thinwire.comms.swarm.group import SwarmGroup
+from thinwire.comms.swarm.memory import Network
+from thinwire.optim.agree import ConfigError
+
+
+class Swarm:
+    """Members of one run in threads; each trains until it is told to stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.network, self.folder = Network(), folder
+        self.members: list[Member] = []
+        self.pool = ThreadPoolExecutor(16)
+
+    def add(self, **settings: Any) -> "Member":
+        member = Member(self, first=not self.members, **settings)
+        self.members.append(member)
+        member.future = self.pool.submit(member.train)
+        return member
+
+    def stop(self) -> list["Member"]:
+        """End all members that are alive, one after the other; those."""
+        alive = [member for member in self.members if not member.dead]
+        for member in alive:
+            member.stopping.set()
+        for member in alive:
+            member.future.result(60)
+        return alive
+
+
+class Member:
+    def __init__(self, swarm: Swarm, *, first: bool, width: int = 32, sync_every: int = 2, split: str = "continue") -> None:
+        self.group = SwarmGroup(
+            "run",
+            None if first else ["somebody"],
+            transport=lambda identity: swarm.network.node(identity.key),
+            history=swarm.folder,
+            split=split,
+        )
+        self.key = self.group.identity.key
+        self.model = torch.nn.Linear(width, width)
+        inner = torch.optim.SGD(self.model.parameters(), lr=0.05)
+        self.opt = thinwire.DiLoCo(inner, group=self.group, sync_every=sync_every, on_round=self._on_round)
+        self.stopping, self.dead = threading.Event(), False
+        self.counted = 0
+        self.round = 0
+        self.news = threading.Condition()
+        self.frozen = threading.Event()
+        self.future: Any = None
+
+    def _on_round(self, info: Any) -> None:
+        with self.news:
+            self.round = info.round
+            self.counted = len(info.members)
+            self.news.notify_all()
+
+    def train(self) -> None:
+        width = self.model.weight.shape[0]
+        generator = torch.Generator().manual_seed(self.key[0])
+        try:
+            while not self.stopping.is_set():
+                x = torch.randn(8, width, generator=generator)
+                loss = ((self.model(x) - x) ** 2).mean()
+                self.opt.zero_grad()
+                loss.backward()
+                self.opt.step()
+                time.sleep(0.002)  # a step's work: threads share one interpreter
+            if not self.dead:
+                self.opt.close(timeout_s=20)
+        finally:
+            self.group.leave()
+
+    def kill(self, network: Network) -> None:
+        """As kill -9: no word of leaving, no stream left."""
+        self.dead = True
+        network.kill(self.key)
+        self.stopping.set()
+
+    def wait(self, good: Callable[["Member"], bool], timeout_s: float = 20.0) -> None:
+        with self.news:
+            if not self.news.wait_for(lambda: good(self), timeout_s):
+                raise AssertionError(f"not within {timeout_s} s: at round {self.round}, {self.counted} count, {self.group!r}")
+
+    def rounds(self, n: int = 3, counted: int | None = None) -> None:
+        """Wait for `n` more rounds in which `counted` members count."""
+        start = self.round
+        self.wait(lambda m: m.round >= start + n and (counted is None or m.counted == counted))
+
+
+@pytest.fixture
+def swarm(tmp_path: Path):
+    swarm = Swarm(tmp_path)
+    yield swarm
+    for member in swarm.members:
+        member.stopping.set()
+        member.group.leave()
+    swarm.pool.shutdown(wait=True)
+
+
+def check(swarm: Swarm) -> None:
+    verdict = verify.check(swarm.folder)
+    assert not verdict.violations, verdict.violations[:5]
+    assert verdict.checked["same state"] > 0
+
+
+def test_members_join_and_stay_identical(swarm: Swarm) -> None:
+    first = swarm.add()
+    first.rounds(2)
+    swarm.add()
+    swarm.add()
+    first.rounds(3, counted=3)
+    swarm.stop()
+    check(swarm)
+
+
+def test_who_is_killed_is_not_missed(swarm: Swarm) -> None:
+    for _ in range(4):
+        swarm.add()
+        swarm.members[0].rounds(1, counted=len(swarm.members))
+    first, _, _, last = swarm.members
+    last.kill(swarm.network)
+    began = time.monotonic()
+    first.rounds(2, counted=3)
+    assert time.monotonic() - began < 5
+    swarm.members[1].kill(swarm.network)
+    first.rounds(2, counted=2)
+    swarm.members[2].kill(swarm.network)
+    first.rounds(2, counted=1)
+    swarm.add()
+    first.rounds(2, counted=2)
+    swarm.stop()
+    check(swarm)
+
+
+def test_the_founder_dies(swarm: Swarm) -> None:
+    for _ in range(3):
+        swarm.add()
+        swarm.members[0].rounds(1, counted=len(swarm.members))
+    swarm.members[0].kill(swarm.network)
+    swarm.members[1].rounds(2, counted=2)
+    swarm.add()
+    swarm.members[1].rounds(2, counted=3)
+    swarm.stop()
+    check(swarm)
+
+
+def test_all_but_one_die_at_once(swarm: Swarm) -> None:
+    for _ in range(4):
+        swarm.add()
+        swarm.members[0].rounds(1, counted=len(swarm.members))
+    for member in swarm.members[:3]:
+        member.kill(swarm.network)
+    swarm.members[3].rounds(2, counted=1)
+    swarm.add()
+    swarm.members[3].rounds(2, counted=2)
+    swarm.stop()
+    check(swarm)
+
+
+def test_who_was_cut_off_comes_back(swarm: Swarm) -> None:
+    for _ in range(3):
+        swarm.add()
+        swarm.members[0].rounds(1, counted=len(swarm.members))
+    a, b, c = swarm.members
+    for other in (a, b):
+        swarm.network.cut(c.key, other.key)
+    a.rounds(3, counted=2)
+    for other in (a, b):
+        swarm.network.join(c.key, other.key)
+    a.rounds(3, counted=3)
+    swarm.stop()
+    check(swarm)
+
+
+def test_another_model_is_refused_at_the_door(swarm: Swarm) -> None:
+    swarm.add().rounds(1)
+    stranger = swarm.add(width=16)
+    with pytest.raises(ConfigError, match=r"\(16, 16\).*\(32, 32\)"):
+        stranger.future.result(30)
+    stranger.dead = True
+    swarm.members[0].rounds(2)
+    swarm.stop()
+
+
+def test_other_settings_are_refused_at_the_door(swarm: Swarm) -> None:
+    swarm.add().rounds(1)
+    stranger = swarm.add(sync_every=3)
+    with pytest.raises(ConfigError, match="sync_every"):
+        stranger.future.result(30)
+    stranger.dead = True
+    swarm.stop()
