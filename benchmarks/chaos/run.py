@@ -79,9 +79,17 @@ class Chaos:
         late = [f"{member.name} at {self._where(member)}" for member in self.swarm.fleet.members.values() if member.identity != BOOTSTRAP]
         self.stuck.append(f"not healed in {HEAL_S:g} s: {', '.join(late)}")
         self.tell(self.stuck[-1])
+        self._ask()
+        self._until(lambda: False, limit_s=1.0)
         for member in list(self.swarm.fleet.members.values()):
             if member.identity != BOOTSTRAP and member.name not in self.watch.up():
                 self.swarm.kill(member)
+
+    def _ask(self) -> None:
+        """Let everybody say where it is."""
+        for member in self.swarm.fleet.members.values():
+            if not member.frozen:
+                member.tell("where")
 
     def _calm(self, rounds: int) -> bool:
         return (
@@ -119,6 +127,7 @@ class Chaos:
             hang = None if self.swarm.closing else self.watch.look(self.clock())
             if hang:
                 self.tell(f"HANG: {hang}")
+                self._ask()
         return True
 
     def _ended(self, member: Member) -> None:
@@ -131,6 +140,8 @@ class Chaos:
     def _heard(self, member: Member, word: str, *rest: Any) -> None:
         if word == "failed":
             raise ChaosError(f"{member.name} failed:\n{rest[0]}")
+        if word == "where":
+            self.tell(f"{member.name}: {rest[0]}")
         if word in ("up", "entering"):
             member.addresses = list(rest[0])
         if word == "joined":

@@ -1,7 +1,7 @@
 """A member of a chaos run: trains a tiny model with thinwire.DiLoCo over SwarmGroup, says what happens, and does what it is told.
 
-    parent hears: entering ADDRESSES | joined AT SECONDS | round AT ROUND EPOCH STATE STEPS | dying STATE | failed TRACEBACK
-    parent tells: leave | die STATE ROUND | slow SECONDS | disk SECONDS
+    parent hears: entering ADDRESSES | joined AT SECONDS | round AT ROUND EPOCH STATE STEPS | dying STATE | failed TRACEBACK | where TEXT
+    parent tells: leave | die STATE ROUND | slow SECONDS | disk SECONDS | where
 
 AT is the machine's monotonic clock, which all its processes share. A full disk is a limit on the size of files: nothing can be appended
 to any, while sockets and pipes go on.
@@ -10,12 +10,14 @@ to any, while sockets and pipes go on.
 import asyncio
 import os
 import resource
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,10 +75,18 @@ class Talk:
                     self.doom.state, self.doom.round = rest
                 elif word == "slow":
                     self.slow_until = time.monotonic() + rest[0]
+                elif word == "where":
+                    self.say("where", whereabouts())
                 elif word == "disk":
                     threading.Thread(target=fill_disk, args=rest, daemon=True).start()
         except (EOFError, OSError):
             self.leave.set()
+
+
+def whereabouts() -> str:
+    """Where the training thread is, innermost last."""
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    return " > ".join(f"{Path(f.filename).stem}.{f.name}:{f.lineno}" for f in traceback.extract_stack(frame)[-8:])
 
 
 def fill_disk(seconds: float) -> None:

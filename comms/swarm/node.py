@@ -6,6 +6,8 @@ p2pd is watched: when it dies alone, it is started again under the same identity
 import asyncio
 import contextlib
 import secrets
+import struct
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from thinwire.comms.swarm.streams import Peers, Streams
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Transport
 
 LINK = "/thinwire/link/1"
+CLOCK = "thinwire/clock"  # the question that asks for the time
 _DIAL_S = 15.0
 _FIND_S = 5.0
 _RESTART_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
@@ -60,6 +63,7 @@ class Node(Transport):
         self._board = Board(self.key, lambda peer: self.admit(peer), self.refused)
         self._notices = Notices(self.identity, self._board, self._bulk.ask, self._known, self.refused)
         self.serve[QUESTION] = self._notices.answer
+        self.serve[CLOCK] = _clock
 
     async def start(self) -> None:
         self._peers.on_message = self._heard
@@ -225,3 +229,8 @@ class Node(Transport):
         self._serving.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waits for it is told; nobody need
+
+
+async def _clock(peer: Key, request: bytes) -> bytes:
+    """What time it is here, for `thinwire doctor` over there."""
+    return struct.pack("<d", time.time())
