@@ -3,6 +3,7 @@
 There is no launcher and no rank: every region is one process with a key of its own, and draws its own text from it.
 """
 
+import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -41,7 +42,7 @@ def enter(invite: str, console: Console) -> "SwarmGroup":
     if invite:
         return SwarmGroup.from_invite(invite)
     group = SwarmGroup.from_env()
-    if group.founded:
+    if "THINWIRE_INVITE" not in os.environ:  # then it is the first one
         console.print(f"another region joins with: train.py --swarm {group.invite()}", markup=False, soft_wrap=True)
     return group
 
@@ -70,5 +71,6 @@ class Ending:
         ended = self.region.end()
         self._console.print(
             f"left after {self.region.progress.step} steps: sent {ended.sent / MB:.2f} MB, validation loss {ended.loss:.3f}, "
-            f"replica sha256 {ended.sha256[:16]}"
+            f"replica sha256 {ended.sha256[:16]}",
+            soft_wrap=True,
         )
