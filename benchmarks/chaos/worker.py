@@ -1,6 +1,7 @@
 """A member of a chaos run: trains a tiny model with thinwire.DiLoCo over SwarmGroup, says what happens, and does what it is told.
 
-    parent hears: entering ADDRESSES | joined AT SECONDS PARTS | round AT ROUND EPOCH STATE STEPS | dying STATE | failed TRACEBACK | where TEXT
+    parent hears: entering ADDRESSES | joined AT SECONDS PARTS | round AT ROUND EPOCH STATE STEPS | dying STATE | failed TRACEBACK
+                  | where TEXT
     parent tells: leave | die STATE ROUND | slow SECONDS | disk SECONDS | where
 
 AT is the machine's monotonic clock, which all its processes share. A full disk is a limit on the size of files: nothing can be appended

@@ -5,7 +5,7 @@ There is no launcher and no rank: every region is one process with a key of its 
 
 import os
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ def train(invite: str, method: str, chosen: dict[str, Any], text: Text, *, steps
     gpt = GPT()
     chosen = chosen | {"group": group, "log": out / f"ledger-{group.rank:08x}.jsonl"}
     batches = Batches(text.train, size=batch, seed=1000 * seed + group.rank)
-    with closing(Ending(gpt, Thin(gpt, method, chosen), batches, text, method, console)) as ending:
+    with closing(Ending(gpt, Thin(gpt, method, chosen), batches, text, method, console)) as ending, suppress(KeyboardInterrupt):
         lines(ending.region, group, steps, console)
 
 
