@@ -1,6 +1,7 @@
 """A member of a chaos run: trains a tiny model with thinwire.DiLoCo over SwarmGroup, says what happens, and does what it is told.
 
-    parent hears: entering ADDRESSES | joined AT SECONDS | round AT ROUND EPOCH STATE STEPS | dying STATE | failed TRACEBACK | where TEXT
+    parent hears: entering ADDRESSES | joined AT SECONDS PARTS | round AT ROUND EPOCH STATE STEPS | dying STATE | failed TRACEBACK
+                  | where TEXT
     parent tells: leave | die STATE ROUND | slow SECONDS | disk SECONDS | where
 
 AT is the machine's monotonic clock, which all its processes share. A full disk is a limit on the size of files: nothing can be appended
@@ -142,9 +143,12 @@ def train(spec: Spec, talk: Talk) -> None:
     enter = group.enter
 
     def entering(door: Door) -> None:
-        enter(door)
+        group._open_transport()
+        reachable = time.monotonic()
         talk.say("entering", group.addresses())
-        talk.say("joined", time.monotonic(), time.monotonic() - began)
+        enter(door)
+        now = time.monotonic()
+        talk.say("joined", now, now - began, {"network": reachable - began, "state": now - reachable})
 
     def told(info: RoundInfo) -> None:
         if info.error is None:
@@ -152,7 +156,6 @@ def train(spec: Spec, talk: Talk) -> None:
             talk.say("round", time.monotonic(), info.round, epoch_of(group, info.round), state, steps)
 
     group.enter = entering  # type: ignore[method-assign]
-    talk.say("entering", [])
     torch.manual_seed(0)
     model = torch.nn.Linear(SIDE, SIDE)
     inner = torch.optim.SGD(model.parameters(), lr=0.1)
