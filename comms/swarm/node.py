@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import secrets
 import struct
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -32,24 +33,23 @@ _RESTART_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 class Node(Transport):
     """A member that others reach over libp2p.
 
-    `identity_file` holds the key (`Identity.save`); `initial_peers` are multiaddrs of members to start from, any of which may be away
-    (those that `AddressBook.recall` returns, say).
+    `identity` is the key, or the file that holds it (`Identity.save`); `initial_peers` are multiaddrs of members to start from, any of
+    which may be away (those that `AddressBook.recall` returns, say).
     """
 
     def __init__(
         self,
-        identity_file: str | Path,
+        identity: Identity | str | Path,
         *,
         initial_peers: Sequence[str] = (),
         options: DaemonOptions | None = None,
         store: BlobStore | None = None,
     ) -> None:
-        self.identity = Identity.load(identity_file)
+        self.identity = identity if isinstance(identity, Identity) else Identity.load(identity)
         super().__init__(self.identity.key, store=store)
         self.nonce = secrets.token_bytes(8)  # of this incarnation
         self.initial_peers = [address for address in initial_peers if key_in(address) != self.key]
         self.restarts = 0
-        self._identity_file = Path(identity_file)
         self._options = options or DaemonOptions()
         if not self._options.trusted_relays and self._options.use_auto_relay:
             self._options = replace(self._options, trusted_relays=tuple(self.initial_peers))
@@ -125,7 +125,10 @@ class Node(Transport):
 
     async def _launch(self) -> None:
         """Start p2pd, take streams, find the initial peers."""
-        daemon = await Daemon.start(self._identity_file, self._options)
+        with tempfile.TemporaryDirectory(prefix="thinwire-key-") as folder:  # p2pd reads it once: a key that is not kept leaves no file
+            key_file = Path(folder, "key")
+            self.identity.save(key_file)
+            daemon = await Daemon.start(key_file, self._options)
         try:
             if daemon.p2p.peer_id.to_bytes() != raw_peer_id_of(self.key):
                 raise PeerError("p2pd did not start", "it runs under another identity")
