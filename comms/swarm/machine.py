@@ -177,7 +177,7 @@ class Machine:
         if peer is None:
             self._seat.refuse("too many peers")
         elif key != self._seat.me:
-            peer.link, peer.silent, peer.heard, peer.beat = True, False, now, None
+            self._seat.peers.begin(peer, key, now)
             self._changed(now)
             self._seat.send((key,), self._seat.beat())
             self._round.greet(key)
@@ -187,9 +187,7 @@ class Machine:
 
     def down(self, key: Key, now: float) -> list[Effect]:
         """It has ended, or could not be made."""
-        peer = self._seat.peers.get(key)
-        if peer is not None and peer.link:
-            peer.link = peer.bound = False
+        if self._seat.peers.end(key):
             self._observers.drop(key)
             self._changed(now)
             self._round.lost(key)

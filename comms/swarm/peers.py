@@ -33,6 +33,7 @@ class Peers:
 
     def __init__(self) -> None:
         self._peers: dict[Key, Peer] = {}
+        self._ended: dict[Key, None] = {}  # those without a link, oldest first: they make room
 
     def get(self, key: Key) -> Peer | None:
         """What is known of `key`."""
@@ -42,10 +43,27 @@ class Peers:
         """The same, begun if there is room; None: the table is full of peers that are up."""
         peer = self._peers.get(key)
         if peer is None:
-            if len(self._peers) >= MAX_PEERS and not self._make_room():
-                return None
+            if len(self._peers) >= MAX_PEERS:
+                if not self._ended:
+                    return None
+                oldest = next(iter(self._ended))
+                del self._ended[oldest], self._peers[oldest]
             peer = self._peers[key] = Peer(now)
         return peer
+
+    def begin(self, peer: Peer, key: Key, now: float) -> None:
+        """A link stands."""
+        self._ended.pop(key, None)
+        peer.link, peer.silent, peer.heard, peer.beat = True, False, now, None
+
+    def end(self, key: Key) -> bool:
+        """A link has ended; whether there was one."""
+        peer = self._peers.get(key)
+        if peer is None or not peer.link:
+            return False
+        peer.link = peer.bound = False
+        self._ended[key] = None
+        return True
 
     def up(self, key: Key) -> bool:
         """Whether a peer can be talked to."""
@@ -70,17 +88,6 @@ class Peers:
         for peer in self._peers.values():
             peer.heard += seconds
             peer.beat = None
-
-    def forget(self, keep: set[Key]) -> None:
-        """Drop those without a link, but for some."""
-        for key in [key for key, peer in self._peers.items() if not peer.link and key not in keep]:
-            del self._peers[key]
-
-    def _make_room(self) -> bool:
-        gone = next((key for key, peer in self._peers.items() if not peer.link), None)
-        if gone is not None:
-            del self._peers[gone]
-        return gone is not None
 
     def items(self) -> list[tuple[Key, Peer]]:
         """Everybody."""
