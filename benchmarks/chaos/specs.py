@@ -42,9 +42,7 @@ class Specs:
             key.unlink(missing_ok=True)
         address = "127.0.0.1" if self.net is None or place is None else self.net.address(place)
         namespace = None if self.net is None or place is None else self.net.namespace(place)
-        return Spec(
-            self.run, key, tuple(peers), self.history, f"/ip4/{address}/tcp/0", namespace, self.step_s, self.sync_every, founds
-        )
+        return Spec(self.run, key, tuple(peers), self.history, f"/ip4/{address}/tcp/0", namespace, self.step_s, self.sync_every, founds)
 
 
 def member(pipe: Connection, spec: Spec) -> None:
