@@ -136,8 +136,10 @@ class Node(Transport):
                 await daemon.p2p.add_binary_stream_handler(protocol, self._handler(self._bulk_welcome(protocol)))
             await self._find(daemon)
             await self._board.attach(daemon.p2p, self._known(), client_mode=self._options.client_mode)
-        except BaseException:
+        except BaseException as error:
             await daemon.close()
+            if isinstance(error, Exception) and not isinstance(error, PeerError):  # hivemind raises anything when p2pd dies now
+                raise PeerError("p2pd did not start", repr(error)) from error
             raise
         self._daemon = daemon
         self._standing.set()
