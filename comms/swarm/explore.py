@@ -296,8 +296,11 @@ class Explorer:
         for i, at in enumerate(world.machines):
             if at is None:
                 yield from self._births(world, i)
-            elif not self._finished(self._table[at]):
-                yield from self._choices(world, i, self._table[at])
+            else:
+                if world.may("crashes"):
+                    yield f"{i} crashes", self._crash(world, i)
+                if not self._finished(self._table[at]):
+                    yield from self._choices(world, i, self._table[at])
 
     def _choices(self, world: World, i: int, entry: Entry) -> Iterator[tuple[str, World]]:
         slot = entry.standing.slot
@@ -307,11 +310,6 @@ class Explorer:
             if name != "ballot" or entry.ballot < self.case.ballots:
                 if name != "bereaved" or self.case.epochs:
                     yield f"{i} {name}", self._do(world, i, ("fire", name))
-        if world.may("crashes"):
-            downs = {(i, j, self._number(("down", key_of(i)))) for j, at in enumerate(world.machines) if at is not None and j != i}
-            machines = (*world.machines[:i], None, *world.machines[i + 1 :])
-            rest = frozenset(item for item in world.net if item[1] != i)
-            yield f"{i} crashes", replace(world.less("crashes"), machines=machines, net=rest | downs)
         if world.may("downs"):
             for j, at in enumerate(world.machines):
                 if at is not None and j != i:
@@ -319,6 +317,12 @@ class Explorer:
                     yield f"{i} loses {j}", replace(after, net=after.net | {(j, i, self._number(("up", key_of(j))))})
         if world.may("leaves") and not entry.leaving:
             yield f"{i} leaves", self._do(world.less("leaves"), i, ("leave",))
+
+    def _crash(self, world: World, i: int) -> World:
+        downs = {(i, j, self._number(("down", key_of(i)))) for j, at in enumerate(world.machines) if at is not None and j != i}
+        rest = frozenset(item for item in world.net if item[1] != i)
+        machines = (*world.machines[:i], None, *world.machines[i + 1 :])
+        return replace(world.less("crashes"), machines=machines, net=rest | downs)
 
     def _births(self, world: World, i: int) -> Iterator[tuple[str, World]]:
         """A newcomer, or a crashed member that comes back when everybody knows that it was gone."""
