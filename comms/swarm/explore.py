@@ -28,7 +28,7 @@ from thinwire.comms.swarm.view import Key, Slot, digest_of
 
 FREE = ("deadline", "ballot", "bereaved")  # timers that run out as steps of their own
 KINDS = ("crashes", "downs", "again", "restarts", "joins", "leaves")
-FAIR_S, STEP_S = 400.0, 0.25
+FAIR_S, STEP_S, LEAVING_S = 400.0, 0.25, 5.0
 Act = tuple[Any, ...]
 
 
@@ -71,11 +71,11 @@ class Found:
 
 @dataclass(frozen=True)
 class World:
-    """Machines (entries of the table), their incarnations, what is under way (from, to, input), what may still happen, what is decided."""
+    """Machines (entries of the table), their incarnations, what is under way, what may still happen, what is decided."""
 
     machines: tuple[int | None, ...]
     lives: tuple[int, ...]
-    net: frozenset[tuple[int, int, Act]]
+    net: frozenset[tuple[int, int, int]]  # from, to, number of the input
     left: tuple[int, ...]
     decided: frozenset[tuple[bytes, int, bytes]] = frozenset()  # epoch, round, chain
 
@@ -103,6 +103,16 @@ class Entry:
     leaving: bool
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What an input comes to: the machine after it, what is under way then, what arrives at once (to, input, from any of), decisions."""
+
+    at: int
+    sent: tuple[tuple[int, int, int], ...]
+    soon: tuple[tuple[int, int, tuple[int, ...]], ...]
+    decided: tuple[tuple[bytes, int, bytes], ...]
+
+
 def key_of(index: int) -> Key:
     """Members in the order of their keys."""
     return bytes([index + 1]) * 32
@@ -126,7 +136,10 @@ class Explorer:
         self.found = Found()
         self._table: list[Entry] = []
         self._ids: dict[int, int] = {}
-        self._inputs: dict[tuple[int | None, Act], tuple[int, tuple[Effect, ...]]] = {}
+        self._acts: list[Act] = []
+        self._numbers: dict[Act, int] = {}
+        self._inputs: dict[tuple[int | None, int], Outcome] = {}
+        self._mattering: dict[tuple[int, int], bool] = {}
 
     def run(self) -> Found:
         """Search."""
@@ -159,14 +172,45 @@ class Explorer:
 
     # -- machines ----------------------------------------------------------------------------------------------------------------
 
-    def _input(self, at: int | None, act: Act) -> tuple[int, tuple[Effect, ...]]:
+    def _number(self, act: Act) -> int:
+        number = self._numbers.get(act)
+        if number is None:
+            number = self._numbers[act] = len(self._acts)
+            self._acts.append(act)
+        return number
+
+    def _input(self, i: int, at: int | None, number: int) -> Outcome:
         """What an input makes of a machine."""
-        known = self._inputs.get((at, act))
+        known = self._inputs.get((at, number))
         if known is None:
+            act = self._acts[number]
             machine = self.make(*act[1:3]) if at is None else pickle.loads(self._table[at].packed)
-            effects = tuple(_give(machine, act, 0.0))
-            known = self._inputs[at, act] = self._enter(machine), effects
+            effects = _give(machine, act, 0.0)
+            known = self._inputs[at, number] = self._outcome(i, self._enter(machine), effects)
         return known
+
+    def _outcome(self, i: int, at: int, effects: list[Effect]) -> Outcome:
+        entry = self._table[at]
+        sent: list[tuple[int, int, tuple[int, ...]]] = []
+        soon: list[tuple[int, int, tuple[int, ...]]] = []
+        decided: list[tuple[bytes, int, bytes]] = []
+        for effect in effects:
+            if isinstance(effect, Decided):
+                d = effect.decision
+                decided.append((d.epoch.digest, d.slot.round, d.chain))
+            elif isinstance(effect, Send) and (self.case.epochs or not isinstance(effect.message, Beat)):
+                number = self._number(("receive", key_of(i), entry.nonce, effect.message))
+                at_once = isinstance(effect.message, (Ready, Have))
+                (soon if at_once else sent).extend((key[0] - 1, number, ()) for key in effect.to)
+            elif isinstance(effect, Push):
+                number = self._number(("holds", effect.slot, effect.key, effect.digest))
+                soon.extend((key[0] - 1, number, ()) for key in effect.to)
+            elif isinstance(effect, Want):
+                number = self._number(("holds", effect.slot, effect.key, effect.digest))
+                soon.append((i, number, tuple(key[0] - 1 for key in effect.holders)))
+        if entry.flush:
+            soon.append((i, self._number(("fire", "flush")), ()))
+        return Outcome(at, tuple((i, j, number) for j, number, _ in sent), tuple(soon), tuple(decided))
 
     def _enter(self, machine: Machine) -> int:
         seat = machine._seat
@@ -198,41 +242,36 @@ class Explorer:
 
     def _do(self, world: World, index: int, act: Act) -> World:
         """An input, and what follows from it at once."""
-        machines, net, decided = list(world.machines), set(world.net), world.decided
-        queue = deque([(index, act)])
-        while queue:
-            i, act = queue.popleft()
-            before = machines[i]
-            if before is None and act[0] != "follow":
-                continue
-            at, effects = self._input(None if act[0] == "follow" else before, act)
-            machines[i] = at
-            entry = self._table[at]
-            for effect in effects:
-                if isinstance(effect, Decided):
-                    d = effect.decision
-                    decided |= {(d.epoch.digest, d.slot.round, d.chain)}
-                elif isinstance(effect, Send) and (self.case.epochs or not isinstance(effect.message, Beat)):
-                    said = ("receive", key_of(i), entry.nonce, effect.message)
-                    for key in effect.to:
-                        if isinstance(effect.message, (Ready, Have)):
-                            queue.append((key[0] - 1, said))
-                        else:
-                            net.add((i, key[0] - 1, said))
-                elif isinstance(effect, Push):
-                    queue.extend((key[0] - 1, ("holds", effect.slot, effect.key, effect.digest)) for key in effect.to)
-                elif isinstance(effect, Want) and any(machines[key[0] - 1] is not None for key in effect.holders):
-                    queue.append((i, ("holds", effect.slot, effect.key, effect.digest)))
-            if entry.flush:
-                queue.append((i, ("fire", "flush")))
-        kept = frozenset(item for item in net if self._matters(machines[item[1]], item[2]))
-        return replace(world, machines=tuple(machines), net=kept, decided=decided)
+        return self._go(world, index, self._number(act))
 
-    def _matters(self, at: int | None, act: Act) -> bool:
+    def _go(self, world: World, index: int, number: int) -> World:
+        machines, net, decided = list(world.machines), set(world.net), world.decided
+        queue = deque([(index, number)])
+        while queue:
+            i, number = queue.popleft()
+            before, born = machines[i], self._acts[number][0] == "follow"
+            if before is None and not born:
+                continue
+            outcome = self._input(i, None if born else before, number)
+            machines[i] = outcome.at
+            net.update(outcome.sent)
+            decided = decided.union(outcome.decided)
+            for j, soon, holders in outcome.soon:
+                if not holders or any(machines[k] is not None for k in holders):
+                    queue.append((j, soon))
+        kept = frozenset(item for item in net if self._matters(machines[item[1]], item[2]))
+        return World(tuple(machines), world.lives, kept, world.left, decided)
+
+    def _matters(self, at: int | None, number: int) -> bool:
         """Whether an input can still change a machine."""
         if at is None:
             return False
-        entry = self._table[at]
+        known = self._mattering.get((at, number))
+        if known is None:
+            known = self._mattering[at, number] = self._can_matter(self._table[at], self._acts[number])
+        return known
+
+    def _can_matter(self, entry: Entry, act: Act) -> bool:
         if self._finished(entry) and act[0] != "down":
             return False
         if act[0] != "receive" or not isinstance(act[3], OF_ROUND) or act[3].epoch != entry.standing.epoch:
@@ -247,20 +286,23 @@ class Explorer:
     def _steps(self, world: World) -> Iterator[tuple[str, World]]:
         """Everything that can happen next."""
         for item in world.net:
-            i, j, act = item
-            rest = replace(world, net=world.net - {item})
+            i, j, number = item
+            act = self._acts[number]
             what = type(act[3]).__name__ if act[0] == "receive" else act[0]
             if world.machines[j] is not None:
-                yield f"{i}>{j} {what}", self._do(rest, j, act)
+                yield f"{i}>{j} {what}", self._go(replace(world, net=world.net - {item}), j, number)
                 if world.may("again") and act[0] == "receive":
-                    yield f"{i}>{j} {what} (again)", self._do(world.less("again"), j, act)
+                    yield f"{i}>{j} {what} (again)", self._go(world.less("again"), j, number)
         for i, at in enumerate(world.machines):
             if at is None:
                 yield from self._births(world, i)
-            elif not self._finished(self._table[at]):
-                yield from self._acts(world, i, self._table[at])
+            else:
+                if world.may("crashes"):
+                    yield f"{i} crashes", self._crash(world, i)
+                if not self._finished(self._table[at]):
+                    yield from self._choices(world, i, self._table[at])
 
-    def _acts(self, world: World, i: int, entry: Entry) -> Iterator[tuple[str, World]]:
+    def _choices(self, world: World, i: int, entry: Entry) -> Iterator[tuple[str, World]]:
         slot = entry.standing.slot
         if not entry.started and not entry.leaving and slot.round < self.case.slots:
             yield f"{i} starts {slot.round}", self._do(world, i, ("start", slot, digest_at(key_of(i), entry.nonce, slot)))
@@ -268,23 +310,24 @@ class Explorer:
             if name != "ballot" or entry.ballot < self.case.ballots:
                 if name != "bereaved" or self.case.epochs:
                     yield f"{i} {name}", self._do(world, i, ("fire", name))
-        if world.may("crashes"):
-            downs = {(i, j, ("down", key_of(i))) for j, at in enumerate(world.machines) if at is not None and j != i}
-            machines = (*world.machines[:i], None, *world.machines[i + 1 :])
-            rest = frozenset(item for item in world.net if item[1] != i)
-            yield f"{i} crashes", replace(world.less("crashes"), machines=machines, net=rest | downs)
         if world.may("downs"):
             for j, at in enumerate(world.machines):
                 if at is not None and j != i:
                     after = self._do(world.less("downs"), i, ("down", key_of(j)))
-                    yield f"{i} loses {j}", replace(after, net=after.net | {(j, i, ("up", key_of(j)))})
+                    yield f"{i} loses {j}", replace(after, net=after.net | {(j, i, self._number(("up", key_of(j))))})
         if world.may("leaves") and not entry.leaving:
             yield f"{i} leaves", self._do(world.less("leaves"), i, ("leave",))
+
+    def _crash(self, world: World, i: int) -> World:
+        downs = {(i, j, self._number(("down", key_of(i)))) for j, at in enumerate(world.machines) if at is not None and j != i}
+        rest = frozenset(item for item in world.net if item[1] != i)
+        machines = (*world.machines[:i], None, *world.machines[i + 1 :])
+        return replace(world.less("crashes"), machines=machines, net=rest | downs)
 
     def _births(self, world: World, i: int) -> Iterator[tuple[str, World]]:
         """A newcomer, or a crashed member that comes back when everybody knows that it was gone."""
         new = i >= self.case.members and not world.lives[i]
-        if not world.may("joins" if new else "restarts") or any(a == i and act[0] == "down" for a, _, act in world.net):
+        if not world.may("joins" if new else "restarts") or any(a == i and self._acts[n][0] == "down" for a, _, n in world.net):
             return
         lives = (*world.lives[:i], world.lives[i] + 1, *world.lives[i + 1 :])
         for donor, at in enumerate(world.machines):
@@ -341,10 +384,19 @@ class Fair:
             if not waiting:
                 return ""
             self.now += STEP_S
-            for i in self.machines:
-                self.give(i, ("tick",))
+            for i in list(self.machines):
+                if self.machines[i]._seat.leaving and self.now > LEAVING_S:
+                    self.end(i)
+                else:
+                    self.give(i, ("tick",))
         where = {i: (m.next_slot.round, m.is_member, m._round.ballots.promised) for i, m in self.machines.items()}
         return f"{waiting} wait for ever: {where}"
+
+    def end(self, i: int) -> None:
+        """Who has left goes."""
+        del self.machines[i]
+        for j in self.machines:
+            self.give(j, ("down", key_of(i)))
 
     def give(self, i: int, act: Act) -> None:
         """An input, with its effects queued."""
