@@ -56,7 +56,7 @@ class Options:
     sync_every: int = 5
     """Steps of a round."""
     calm_rounds: int = 20
-    """Rounds before the first fault, against which throughput is measured."""
+    """Rounds before the first fault and after the last, against which throughput is measured."""
     history: Path | None = None
     """Folder to keep the histories in."""
     simulate: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -152,8 +152,8 @@ async def ask_at_doors(
     *,
     proof: bytes,
     alone_is_enough: bool,
-) -> Found | None:
-    """One attempt to get in at these members; None: try again. Raises `RefusedError` when the run refuses this member.
+) -> Found | bool:
+    """One attempt to get in at these members; else whether any of them is one. Raises `RefusedError` when the run refuses this member.
 
     `expected` says which tensors there have to be.
     """
@@ -170,18 +170,19 @@ async def ask_at_doors(
             if len(other.key) == 32:
                 doors.setdefault(other.key, other.addresses)
         named[msgspec.msgpack.encode(answer.standing), answer.manifest].append(key)
+    answered = any(answer is not None for answer in answers)
     if not named:
-        return None
+        return answered
     givers = max(named.values(), key=len)
     answer = welcomes[givers[0]]
     assert answer.standing is not None
     if len(givers) < 2 and not alone_is_enough and len(set(answer.standing.members) - {transport.key}) > 1:
-        return None
+        return answered
     try:
         snapshot = await _download(transport, answer, givers, expected)
     except (PeerError, WireError) as error:
         log.info("the state could not be had (%s): asking again", error)
-        return None
+        return answered
     return Found(snapshot, answer.standing, dict(doors))
 
 

@@ -373,19 +373,16 @@ class Fair:
 
 
 def _give(machine: Machine, act: Act, now: float) -> list[Effect]:
-    kind = act[0]
-    if kind == "receive":
-        return machine.receive(*act[1:], now)
-    if kind == "holds":
-        return machine.holds(*act[1:], 1, now)
-    if kind == "start":
-        return machine.start(act[1], act[2], 1, now)
-    if kind == "follow":
-        return machine.follow(act[3], now)
+    kind, *args = act
     if kind == "fire":
-        machine.fire(act[1], now)
+        machine.fire(args[0], now)
         return machine._done(now)
-    return getattr(machine, kind)(*act[1:], now)  # type: ignore[no-any-return]
+    if kind == "follow":
+        return machine.follow(args[2], now)
+    if kind in ("holds", "start"):
+        args.append(1)  # byte
+    give: Callable[..., list[Effect]] = getattr(machine, kind)
+    return give(*args, now)
 
 
 def fingerprint(machine: Machine) -> int:

@@ -273,6 +273,16 @@ def test_an_offer_is_references_and_is_made_after_every_round() -> None:
     assert all(old.copy() is None for old in hub.offers[:-1])
 
 
+def test_what_the_group_takes_by_itself_is_retired_too() -> None:
+    hub = Hub()
+    net, opt = make(hub, 0)
+    learn(net, opt, 0)
+    taken = opt._entrance.snapshot()
+    for step in range(EVERY):
+        learn(net, opt, step)
+    assert taken.copy() is None
+
+
 def test_a_snapshot_knows_its_bytes_and_what_they_hash_to() -> None:
     tensors = {"a": torch.arange(6.0).view(2, 3).t(), "none": torch.zeros(0), "one": torch.ones((), dtype=torch.bfloat16)}
     snapshot = Snapshot(3, tensors, b"mine")
