@@ -309,7 +309,7 @@ def reaches(net: Net, a: int, b: int) -> bool:
 
 @pytest.mark.skipif(not can_cut(), reason="network namespaces need root, iproute2 and nftables")
 def test_places_are_cut_off_and_healed_and_gone_at_the_end() -> None:
-    with Net(f"tct{os.getpid()}", 3) as net:
+    with Net(3) as net:
         assert reaches(net, 0, 1)
         net.cut([0])
         assert not reaches(net, 0, 1)
@@ -323,3 +323,13 @@ def test_places_are_cut_off_and_healed_and_gone_at_the_end() -> None:
         assert reaches(net, 1, 2)
         name = net.namespace(0)
     assert name not in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(not can_cut(), reason="network namespaces need root, iproute2 and nftables")
+def test_what_a_killed_run_has_left_is_taken_down_by_the_next() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = f"twc{gone.pid}-0"
+    subprocess.run(["ip", "netns", "add", left], check=True)
+    with Net(1):
+        assert left not in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
