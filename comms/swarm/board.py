@@ -101,6 +101,9 @@ class Board:
             alone = waited > ALONE_S
             found = await ask_at_doors(self._transport, doors, lines, expected, proof=self._access.proof(), alone_is_enough=alone)
             if isinstance(found, Found):
+                for key in doors.keys() - set(found.standing.members):
+                    if not self._transport.is_up(key):
+                        self._transport.disconnect(key)  # of members that are gone: not dialled for ever
                 return found
             begun = begun or found
             if give_up_s is not None and waited > give_up_s:
