@@ -12,14 +12,30 @@ import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Protocol
 
 import torch
+import xxhash
 from torch import Tensor
 
 from thinwire.comms.wire import bytes_of
 
 PIECE = 1 << 20  # elements copied between two looks at the lock: well under a millisecond
+
+
+def plan_id(lines: Sequence[str]) -> int:
+    """The hash of a plan that every frame carries; `lines` are settings and layout, one fact a line."""
+    return xxhash.xxh3_64_intdigest("\n".join(lines).encode())
+
+
+def first_difference(mine: Sequence[str], theirs: Sequence[str]) -> tuple[str | None, str | None] | None:
+    """The first two lines that differ, None where one side has no more; None when all are the same.
+
+    >>> first_difference(["codec = int8", "steps = 5"], ["codec = int8"])
+    ('steps = 5', None)
+    """
+    return next((pair for pair in zip_longest(mine, theirs) if pair[0] != pair[1]), None)
 
 
 class RefusedError(ValueError):

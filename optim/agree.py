@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import xxhash
 from torch import Tensor
 
+from thinwire.comms.door import first_difference
+from thinwire.comms.door import plan_id as plan_id
 from thinwire.comms.group import Group
 from thinwire.comms.wire import bytes_of
 
@@ -24,11 +26,6 @@ def tensor_hash(tensor: Tensor) -> int:
     """xxh3-64 of a tensor's bytes."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return xxhash.xxh3_64_intdigest(bytes_of(flat)) if flat.numel() else 0
-
-
-def plan_id(lines: Sequence[str]) -> int:
-    """The hash of a plan that every frame carries."""
-    return xxhash.xxh3_64_intdigest("\n".join(lines).encode())
 
 
 def agree(group: Group, lines: Sequence[str]) -> bool:
@@ -83,10 +80,5 @@ def _tell(group: Group, lines: Sequence[str]) -> dict[int, list[str]] | None:
 
 
 def _first_difference(mine: Sequence[str], theirs: Sequence[str]) -> tuple[str, str] | None:
-    for a, b in zip(mine, theirs, strict=False):
-        if a != b:
-            return a, b
-    shorter = min(len(mine), len(theirs))
-    if len(mine) == len(theirs):
-        return None
-    return (mine[shorter], "nothing") if len(mine) > shorter else ("nothing", theirs[shorter])
+    found = first_difference(mine, theirs)
+    return None if found is None else (found[0] or "nothing", found[1] or "nothing")

@@ -33,7 +33,6 @@ log = logging.getLogger("thinwire")
 
 KEPT_ROUNDS = 64  # decided rounds whose payloads are kept for members that are behind
 KEPT_NBYTES = 256 << 20  # of them, whatever their number
-AGAIN_S = 0.2
 
 
 class Journal(Protocol):
@@ -123,10 +122,8 @@ class Driver:
             self._alarm.cancel()
         for task in self._tasks:
             task.cancel()
-        transport = self.transport
-        for peer in self.machine.view.members:
-            if peer != self._identity.key:
-                transport.disconnect(peer)
+        for peer in self.machine.others:
+            self.transport.disconnect(peer)
 
     # -- what the network brings -------------------------------------------------------------------------------------------------
 
@@ -217,8 +214,8 @@ class Driver:
 
     async def _fetch(self, want: Want) -> None:
         try:
-            others = [key for key in (*want.holders, *self.machine.view.members) if key != self._identity.key]
-            data = await self.transport.fetch(want.digest, want.nbytes, list(dict.fromkeys(others)))
+            holders = dict.fromkeys((*want.holders, *self.machine.others))
+            data = await self.transport.fetch(want.digest, want.nbytes, list(holders))
             blob = Blob(want.digest, data)
             self.transport.blobs.put(blob)
             self._fetching.discard(want.digest)

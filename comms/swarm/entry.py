@@ -17,22 +17,20 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import Struct
 
-from thinwire.comms.door import RefusedError, Snapshot
+from thinwire.comms.door import RefusedError, Snapshot, first_difference
 from thinwire.comms.swarm.access import Access
 from thinwire.comms.swarm.decision import Standing
 from thinwire.comms.swarm.driver import Driver
 from thinwire.comms.swarm.offers import Offers
-from thinwire.comms.swarm.sealed import number_of
 from thinwire.comms.swarm.transfer import MANIFEST_NBYTES, read_manifest, unpack
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, PeerError, Transport
-from thinwire.comms.swarm.view import Key, Slot
+from thinwire.comms.swarm.view import Key, Slot, number_of
 from thinwire.comms.wire import WireError
 
 log = logging.getLogger("thinwire")
 
 ASKED = 8  # members at a time
 LINES_NBYTES = 4 << 20
-AGAIN_S = 0.1
 TOGETHER = 4  # chunks under way
 
 
@@ -81,15 +79,6 @@ class Found:
 def hash_of(lines: Sequence[str]) -> bytes:
     """What members compare first."""
     return hashlib.sha256("\n".join(lines).encode()).digest()
-
-
-def first_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
-    """A sentence that names it."""
-    for mine, other in zip(ours, theirs, strict=False):
-        if mine != other:
-            return f"this member has `{mine}`, the run has `{other}`"
-    longer, who = (ours, "only this member has") if len(ours) > len(theirs) else (theirs, "only the run has")
-    return f"{who} `{longer[min(len(ours), len(theirs))]}`"
 
 
 class Doorkeeper:
@@ -249,4 +238,11 @@ async def _why(transport: Transport, key: Key, refused: str, lines: Sequence[str
         theirs = (await transport.ask(key, "lines", b"", limit_nbytes=LINES_NBYTES)).decode(errors="replace").split("\n")
     except PeerError as error:
         return f"{who}other settings, which it did not tell ({error})"
-    return who + first_difference(lines, theirs) + "; start every member with the same settings and model"
+    return who + _difference(lines, theirs) + "; start every member with the same settings and model"
+
+
+def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    mine, other = first_difference(ours, theirs) or (None, None)
+    if mine is None:
+        return f"only the run has `{other}`"
+    return f"only this member has `{mine}`" if other is None else f"this member has `{mine}`, the run has `{other}`"

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import xxhash
 from torch import Tensor
 
-from thinwire.comms.door import Door, RefusedError, Snapshot
+from thinwire.comms.door import Door, RefusedError, Snapshot, plan_id
 from thinwire.comms.group import Group, Job, Pending
 from thinwire.comms.rounds import Arrivals, Outcome, TransportError
 from thinwire.comms.swarm.access import Access
@@ -32,14 +32,13 @@ from thinwire.comms.swarm.entry import Doorkeeper, Found, has_counted
 from thinwire.comms.swarm.envelope import Envelopes, Trust
 from thinwire.comms.swarm.history import History
 from thinwire.comms.swarm.identity import Identity
-from thinwire.comms.swarm.invite import Invite
+from thinwire.comms.swarm.invite import HISTORY, IDENTITY, INVITE, Invite
 from thinwire.comms.swarm.lineage import founding
 from thinwire.comms.swarm.loop import LoopThread
 from thinwire.comms.swarm.offers import Offers
-from thinwire.comms.swarm.sealed import number_of
 from thinwire.comms.swarm.status import QUESTION, Status, encode
 from thinwire.comms.swarm.transport import Transport
-from thinwire.comms.swarm.view import Key, Slot
+from thinwire.comms.swarm.view import Key, Slot, number_of
 from thinwire.comms.wire import bytes_of, peek
 
 log = logging.getLogger("thinwire")
@@ -88,7 +87,7 @@ class SwarmGroup(Group):
     - `history`: a folder for what this member did (`thinwire verify`).
     - `split`: what is left of a group without a quorum goes on alone ("continue") or waits ("wait").
 
-    >>> from thinwire.comms.swarm import SwarmGroup                                  # doctest: +SKIP
+    >>> from thinwire import SwarmGroup                                              # doctest: +SKIP
     >>> group = SwarmGroup("my run", initial_peers=["/ip4/10.0.0.1/tcp/7000/p2p/12D3..."])  # doctest: +SKIP
     >>> opt = thinwire.DiLoCo(torch.optim.AdamW(model.parameters()), group=group)    # doctest: +SKIP
     """
@@ -159,7 +158,7 @@ class SwarmGroup(Group):
         """
         self._open_transport()
         self._lines = list(door.lines)
-        self._plan = xxhash.xxh3_64_intdigest("\n".join(door.lines).encode())
+        self._plan = plan_id(self._lines)
         self._come_in(door, "join")
 
     def rejoin(self, door: Door) -> None:
@@ -190,9 +189,9 @@ class SwarmGroup(Group):
     @classmethod
     def from_env(cls, **settings: Any) -> "SwarmGroup":
         """As `thinwire join` has set it up; alone in a shell: founds the run "default", whose `invite()` is for others."""
-        kept: dict[str, Any] = {"identity": os.environ.get("THINWIRE_IDENTITY"), "history": os.environ.get("THINWIRE_HISTORY")}
+        kept: dict[str, Any] = {"identity": os.environ.get(IDENTITY), "history": os.environ.get(HISTORY)}
         settings = {name: value for name, value in kept.items() if value} | settings
-        text = os.environ.get("THINWIRE_INVITE")
+        text = os.environ.get(INVITE)
         if text:
             return cls.from_invite(text, **settings)
         settings.setdefault("secret", secrets.token_bytes(32))
@@ -213,7 +212,7 @@ class SwarmGroup(Group):
         mine = door.snapshot()
         found = None
         if kind == "rejoin" or not self._founds:
-            known = [key for key in self._driver.machine.view.members if key != self.identity.key] if self._driver else []
+            known = self._driver.machine.others if self._driver else ()
             found = self._loop.submit(self._board.seek(door.lines, mine, known, give_up_s=REJOIN_S if known else None)).result()
         if found is not None:
             door.adopt(found.snapshot)
@@ -333,8 +332,8 @@ class SwarmGroup(Group):
 
     async def _go_astray(self, why: str) -> None:
         driver = self._driver
-        others = [key for key in driver.machine.view.members if key != self.identity.key] if driver is not None else []
-        delivered = driver is not None and driver.own is not None and await has_counted(self._transport, others, *driver.own)
+        own = driver.own if driver is not None else None
+        delivered = driver is not None and own is not None and await has_counted(self._transport, driver.machine.others, *own)
         with self._news:
             self.astray, self._delivered = why, delivered
             self._news.notify_all()

@@ -17,6 +17,8 @@ from thinwire.comms.swarm.identity import base58, key_of, peer_id_of, unbase58
 from thinwire.comms.swarm.transport import Key
 
 PREFIX = "tw1"
+# The environment that `thinwire join` sets and `SwarmGroup.from_env` reads: this string, a key file, a folder for the history.
+INVITE, IDENTITY, HISTORY = "THINWIRE_INVITE", "THINWIRE_IDENTITY", "THINWIRE_HISTORY"
 MAX_ADDRESSES = 16
 MAX_MEMBERS = 64
 _MAX_LENGTH = 6000

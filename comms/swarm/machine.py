@@ -84,6 +84,11 @@ class Machine:
         return self._seat.epoch
 
     @property
+    def others(self) -> tuple[Key, ...]:
+        """The other members of the view."""
+        return self._seat.others
+
+    @property
     def is_member(self) -> bool:
         """Whether this incarnation takes part in deciding the next slot."""
         return self._seat.is_member

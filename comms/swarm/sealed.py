@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from thinwire.comms.swarm.identity import Identity, verify
+from thinwire.comms.swarm.view import number_of
 from thinwire.comms.wire import HEADER_NBYTES, Header, WireError, peek
 
 SEAL_NBYTES = 104
@@ -28,11 +29,6 @@ class Sealed:
     nonce: bytes
     header: Header
     frame: Tensor
-
-
-def number_of(key: bytes) -> int:
-    """The member number of a key, as frames carry it: its first four bytes, so that numbers sort as keys do."""
-    return int.from_bytes(key[:4], "big")
 
 
 def seal(identity: Identity, nonce: bytes, frame: bytes) -> bytes:

@@ -38,11 +38,12 @@ def train(invite: str, method: str, chosen: dict[str, Any], text: Text, *, steps
 def enter(invite: str, console: Console) -> "SwarmGroup":
     """The group of the invite, of `thinwire join`, or a new one, whose invite is printed."""
     from thinwire.comms.swarm.group import SwarmGroup
+    from thinwire.comms.swarm.invite import INVITE
 
     if invite:
         return SwarmGroup.from_invite(invite)
     group = SwarmGroup.from_env()
-    if "THINWIRE_INVITE" not in os.environ:  # then it is the first one
+    if INVITE not in os.environ:  # then it is the first one
         console.print(f"another region joins with: train.py --swarm {group.invite()}", markup=False, soft_wrap=True)
     return group
 

@@ -10,7 +10,6 @@ import tyro
 from rich.console import Console
 
 T = TypeVar("T")
-INVITE, IDENTITY, HISTORY = "THINWIRE_INVITE", "THINWIRE_IDENTITY", "THINWIRE_HISTORY"  # what `SwarmGroup.from_env` reads
 KEY_FILE = Path.home() / ".config" / "thinwire" / "identity.key"  # where a member's key lies when nobody says otherwise
 
 
