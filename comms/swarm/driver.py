@@ -27,12 +27,13 @@ from thinwire.comms.swarm.messages import RefusedMessage, pack, unpack
 from thinwire.comms.swarm.sealed import SEAL_NBYTES, Sealed, seal, unseal
 from thinwire.comms.swarm.transport import PeerError, Transport
 from thinwire.comms.swarm.view import Key, Slot
-from thinwire.comms.wire import HEADER_NBYTES, WireError
+from thinwire.comms.wire import HEADER_NBYTES, Header, WireError, bytes_of
 
 log = logging.getLogger("thinwire")
 
-KEPT_ROUNDS = 64  # decided rounds whose payloads are kept for members that are behind
+KEPT_ROUNDS = 256  # decided rounds that are kept with their payloads: for this member's group, and for members that are behind
 KEPT_NBYTES = 256 << 20  # of them, whatever their number
+FAR = "the group is too far ahead: what counted in that round is not kept here any more"
 
 
 class Journal(Protocol):
@@ -81,6 +82,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self.own: tuple[Slot, bytes] | None = None  # this member's last payload
+        self._at: Slot | None = None  # where the group is: the slot that it asked for last
         transport.on_message, transport.on_blob, transport.accept_blob = self._message, self._blob, self._accepts
         transport.on_up, transport.on_down = self._up, self._down
 
@@ -97,18 +99,19 @@ class Driver:
             if self.transport.is_up(peer):
                 self._up(peer)
 
-    def start(self, slot: Slot, frame: bytes) -> None:
+    def start(self, slot: Slot, header: Header, frame: Tensor) -> None:
         """This member's payload of a slot; what was brought first counts."""
         if self._closed:
             return
+        self._at = slot
         if slot < self.machine.next_slot:
             if slot not in self.settled:
-                self._on_astray("the group is too far ahead: what counted in that round is not kept here any more")
+                self._on_astray(FAR)
             return
-        blob = Blob.of(seal(self._identity, self.nonce, frame))
+        blob = Blob.of(seal(self._identity, self.nonce, bytes(bytes_of(frame))))
         self._blob_nbytes, self.own = blob.nbytes, (slot, blob.digest)
         self.transport.blobs.put(blob)
-        self._frames.setdefault(blob.digest, unseal(bytes(blob.data), run=self._run, plan=self._plan))
+        self._frames.setdefault(blob.digest, Sealed(self._identity.key, self.nonce, header, frame))
         self._do(self.machine.start(slot, blob.digest, blob.nbytes, self._now()))
 
     def leave(self) -> None:
@@ -247,6 +250,8 @@ class Driver:
         while len(self.settled) > KEPT_ROUNDS or (nbytes > KEPT_NBYTES and len(self.settled) > 2):
             _, old = self.settled.popitem(last=False)
             nbytes -= sum(size for _, _, size in old.decision.counted)
+            if old.decision.slot == self._at:
+                self._on_astray(FAR)
         kept = {digest for settled in self.settled.values() for _, digest, _ in settled.decision.counted}
         newest = next(reversed(self.settled))
         for digest, sealed in list(self._frames.items()):

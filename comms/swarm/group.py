@@ -39,7 +39,7 @@ from thinwire.comms.swarm.offers import Offers
 from thinwire.comms.swarm.status import QUESTION, Status, encode
 from thinwire.comms.swarm.transport import Transport
 from thinwire.comms.swarm.view import Key, Slot, number_of
-from thinwire.comms.wire import bytes_of, peek
+from thinwire.comms.wire import Header, bytes_of, peek
 
 log = logging.getLogger("thinwire")
 
@@ -62,7 +62,7 @@ class _SwarmLink:
     def all_gather(self, message: Tensor) -> Arrivals:
         header = peek(message)
         assert header is not None
-        settled = self.group._decide(Slot(header.key.round, header.key.fragment), self.group._post(message))
+        settled = self.group._decide(header, self.group._post(message))
         arrivals: dict[int, Tensor | str] = {number_of(key): why for key, why in settled.decision.skipped.items()}
         arrivals |= {number_of(key): frame for key, frame in settled.frames.items()}
         self.members = tuple(sorted(arrivals))
@@ -126,7 +126,6 @@ class SwarmGroup(Group):
         self._board = Board(self._transport, run_id, named, self.access)
         self._offers = Offers(self._keep, self._drop)
         self._news = threading.Condition()
-        self._settled: dict[Slot, Settled] = {}
         self._driver: Driver | None = None
         self._doorkeeper: Doorkeeper | None = None
         self._journal: History | None = None
@@ -134,6 +133,7 @@ class SwarmGroup(Group):
         self._lines: list[str] | None = None
         self._applied = 0
         self._state = ""
+        self._delivered = False  # whether what this member brought last counted, once it is astray
         self._loss: float | None = None
         self._began = time.monotonic()
         self._started_transport = False
@@ -218,11 +218,11 @@ class SwarmGroup(Group):
             door.adopt(found.snapshot)
             mine = door.snapshot()
         nonce = secrets.token_bytes(8)
-        with self._news:
-            self._settled.clear()
-            self.astray = None
+        self.astray = None
         self._applied = mine.round
         if self._history_folder is not None:
+            if self._journal is not None:
+                self._journal.close()
             self._journal = History(self._history_folder, member=self.identity.key, nonce=nonce)
             self._state = _hash_of(mine)
             epoch = (found.standing if found is not None else founding(Slot(mine.round), self.identity.key, nonce)).epoch
@@ -298,33 +298,26 @@ class SwarmGroup(Group):
             self.sent_nbytes, self.received_nbytes = self._transport.sent_nbytes, self._transport.received_nbytes
         return replace(outcome, members=link.members, missing={})
 
-    def _decide(self, slot: Slot, message: Tensor) -> Settled:
+    def _decide(self, header: Header, frame: Tensor) -> Settled:
         """Bring a frame, and wait until its slot is decided."""
         if self._driver is None:
             raise TransportError("this member has not entered the run")
-        frame = bytes(bytes_of(message))
+        slot, settled = Slot(header.key.round, header.key.fragment), self._driver.settled
         if self._journal is not None:
             self._journal.append("begin", round=slot.round, fragment=slot.fragment, before=self._state)
-        self._loop.call(self._driver.start, slot, frame)
+        self._loop.call(self._driver.start, slot, header, frame)
         with self._news:
-            while slot not in self._settled:
+            while (found := settled.get(slot)) is None:
                 if self._left:
                     raise TransportError("this member has left the group")
                 if self.astray is not None:
                     raise Astray(self.astray, self._delivered)
                 self._news.wait(1.0)
-            for old in [kept for kept in self._settled if kept < slot]:
-                del self._settled[old]
-            return self._settled[slot]
-
-    _delivered = False
+            return found
 
     def _on_settled(self, settled: Settled) -> None:
         self.access.learn(settled.decision.members)
         with self._news:
-            self._settled[settled.decision.slot] = settled
-            while len(self._settled) > 256:
-                del self._settled[next(iter(self._settled))]
             self._news.notify_all()
 
     def _on_astray(self, why: str) -> None:
