@@ -12,7 +12,8 @@ blobs go over several streams at once, as one libp2p stream carries about 60 Mbi
 import asyncio
 import struct
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import xxhash
@@ -180,8 +181,7 @@ class Bulk:
             await asyncio.gather(*parts, return_exceptions=True)
 
     async def _push_part(self, peer: Key, blob: Blob, offset: int, length: int) -> None:
-        reader, writer = await self._open(peer, PUSH)
-        try:
+        async with self._stream(peer, PUSH, "push") as (reader, writer):
             writer.write(_PUSH.pack(blob.digest, blob.nbytes, offset, length))
             (status,) = await _read(reader, 1, patience_s=12 * STALL_S)
             if status == _GO:
@@ -189,17 +189,10 @@ class Bulk:
                 (status,) = await _read(reader, 1, patience_s=12 * STALL_S)
             if status != _HAVE:
                 raise PeerError("refused", "the peer does not want this blob" if status == _NO else "it did not arrive whole")
-        except asyncio.TimeoutError as error:
-            raise PeerError("stalled", "push") from error
-        except (EOFError, OSError) as error:
-            raise PeerError("ended early", "push") from error
-        finally:
-            writer.close()
 
     async def ask(self, peer: Key, name: str, request: bytes, limit_nbytes: int, timeout_s: float) -> bytes:
         """The answer to one question."""
-        reader, writer = await self._open(peer, ASK)
-        try:
+        async with self._stream(peer, ASK, "ask") as (reader, writer):
             word = name.encode()
             writer.write(bytes([len(word)]) + word + len(request).to_bytes(4, "little") + request)
             self._traffic.sent_nbytes += len(request)
@@ -214,12 +207,6 @@ class Bulk:
                 return bytes(answer)
             reason, _, detail = answer.decode(errors="replace").partition("\n")
             raise PeerError(reason, detail)
-        except asyncio.TimeoutError as error:
-            raise PeerError("stalled", "ask") from error
-        except (EOFError, OSError) as error:
-            raise PeerError("ended early", "ask") from error
-        finally:
-            writer.close()
 
     async def fetch(self, digest: bytes, nbytes: int, holders: Sequence[Key], into: memoryview | None) -> bytes:
         """Get a blob; when all together gave something else than its name says, from each of them alone."""
@@ -241,6 +228,19 @@ class Bulk:
             self._traffic.refused["wrong bytes"] += 1
             why = f"wrong bytes from {', '.join(key.hex()[:8] for key in task.gave)}"
         raise PeerError("no holder left", why)
+
+    @asynccontextmanager
+    async def _stream(self, peer: Key, protocol: str, what: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A stream of our own to a peer, closed at the end; whatever ends it before is a `PeerError`."""
+        reader, writer = await self._open(peer, protocol)
+        try:
+            yield reader, writer
+        except asyncio.TimeoutError as error:
+            raise PeerError("stalled", what) from error
+        except (EOFError, OSError) as error:
+            raise PeerError("ended early", what) from error
+        finally:
+            writer.close()
 
     async def _write_chunks(self, writer: asyncio.StreamWriter, blob: Blob, offset: int, length: int) -> None:
         view = memoryview(blob.data)
@@ -295,28 +295,23 @@ class _Fetch:
 
     async def _work(self, holder: Key) -> None:
         """Take pieces over one stream, asking for the next before the last is here."""
-        reader, writer = await self._bulk._open(holder, FETCH)
         asked: deque[tuple[int, int]] = deque()
         try:
-            while self._left:
-                while self._pieces and len(asked) < 2:
-                    asked.append(self._pieces.popleft())
-                    writer.write(_FETCH.pack(self._digest, *asked[-1]))
-                if asked:
-                    await self._read_piece(reader, *asked[0])
-                    self.gave[holder] += 1
-                    asked.popleft()
-                    self._left -= 1
-                    if not self._left:
-                        self._tell()
-                else:
-                    await self._news.wait()  # another lane has the rest, or will give it back
-        except asyncio.TimeoutError as error:
-            raise PeerError("stalled", "fetch") from error
-        except (EOFError, OSError) as error:
-            raise PeerError("ended early", "fetch") from error
+            async with self._bulk._stream(holder, FETCH, "fetch") as (reader, writer):
+                while self._left:
+                    while self._pieces and len(asked) < 2:
+                        asked.append(self._pieces.popleft())
+                        writer.write(_FETCH.pack(self._digest, *asked[-1]))
+                    if asked:
+                        await self._read_piece(reader, *asked[0])
+                        self.gave[holder] += 1
+                        asked.popleft()
+                        self._left -= 1
+                        if not self._left:
+                            self._tell()
+                    else:
+                        await self._news.wait()  # another lane has the rest, or will give it back
         finally:
-            writer.close()
             self._pieces.extendleft(reversed(asked))
             self._tell()
 
