@@ -3,7 +3,6 @@
 import logging
 import struct
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from thinwire.comms.group import Pending
 from thinwire.kernels.finish import Step
 from thinwire.optim.aggregate import Aggregator
 from thinwire.optim.base import OnRound, Synchronised
-from thinwire.optim.engine import IDLE, Job, Outcome
+from thinwire.optim.engine import Outcome
 from thinwire.optim.fragment import local
-from thinwire.optim.message import Message, norm, silent
+from thinwire.optim.message import Message
 from thinwire.optim.replica import Replica
 from thinwire.optim.update import Update, combine
 
@@ -108,30 +107,18 @@ class DeMo(Synchronised):
 
     def _round(self, *, leaving: bool, idle: bool) -> Generator[Pending, None, Outcome | None]:
         assert self._group is not None and self._engine is not None
-        messages: list[Message] = []
-        abstain: str | None = IDLE
-        if not idle and not leaving:
-            messages = self._messages()
-            abstain = None if all(message.finite for message in messages) else "NaN, Inf or numbers above 2^100 in the gradient"
-        norm_sent = hypot(*(message.norm for message in messages))
-        if abstain:
-            messages = [silent(r.fragment, r.residual.device) for r in self._replicas if r.residual is not None]
-        job = Job(
-            fragments=[replica.fragment for replica in self._replicas],
-            messages=messages,
-            round=self._clock.round,
+        job = self._job(
+            None if idle or leaving else self._messages(),
+            "gradient",
             steps=0 if leaving or idle else self._clock.window,
-            abstain=abstain,
             leaving=leaving,
-            state=self._state_hash(),
-            delta_norm=norm_sent,
             said=self._step_size(),
             sound=_can_step,
         )
         outcome = yield from self._exchange(job)
         counted = self._is_delivered() if outcome is None else self._group.rank in outcome.members
-        if not abstain:
-            for replica, message in zip(self._replicas, messages, strict=True):
+        if not job.abstain:
+            for replica, message in zip(self._replicas, job.messages, strict=True):
                 replica.keep(message.kept if counted else message.whole())
         if outcome is None:
             return None
@@ -139,8 +126,7 @@ class DeMo(Synchronised):
             self._move(outcome.updates, outcome.said)
         if outcome.updates is not None or outcome.all_leaving or self._group.elastic:
             self._clock.next_round(since=self._clock.window if idle else 0)
-        norms = [m.kept_norm for m in messages] if counted else [norm([r.residual]) for r in self._replicas if r.residual is not None]
-        self._engine.settle(job, outcome, hypot(*norms))
+        self._settle(job, outcome)
         return outcome
 
     def _messages(self) -> list[Message]:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from thinwire.optim.aggregate import Aggregator
 from thinwire.optim.base import OnRound, Synchronised
 from thinwire.optim.engine import IDLE, Job, Outcome
 from thinwire.optim.fragment import local
-from thinwire.optim.message import Message, norm, silent
+from thinwire.optim.message import Message
 from thinwire.optim.outer import SGD, OuterRule
 from thinwire.optim.replica import Replica
 from thinwire.optim.update import Update
@@ -223,13 +222,13 @@ class DiLoCo(Synchronised):
 
     def _round(self, *, leaving: bool, idle: bool) -> Generator[Pending, None, Outcome | None]:
         groups = [group["params"] for group in self.param_groups]
-        job, messages = self._brought(groups, leaving=leaving, idle=idle)
+        job = self._brought(groups, leaving=leaving, idle=idle)
         if job.abstain and job.abstain != IDLE:
             self._recover(groups)
         if self._overlap > 0 and not leaving:
             self._mark()
         before = self._clock.steps
-        for replica, message in zip(self._replicas, messages, strict=True):
+        for replica, message in zip(self._replicas, job.messages, strict=True):
             replica.aloft = None if job.abstain else message
         outcome = yield from self._exchange(job)
         assert self._engine is not None and self._group is not None
@@ -244,7 +243,7 @@ class DiLoCo(Synchronised):
                 bases = [replica.anchor.clone() for replica in self._replicas if replica.anchor is not None]
             self._apply(outcome.updates, groups, bases)
         if counted:
-            for replica, message in zip(self._replicas, messages, strict=True):
+            for replica, message in zip(self._replicas, job.messages, strict=True):
                 replica.keep(message.kept)
         since = self._clock.window if idle else self._clock.steps - before
         if self._clock.behind and not self._saving:
@@ -252,32 +251,15 @@ class DiLoCo(Synchronised):
         held_again = outcome.updates is None and not outcome.all_leaving and not self._group.elastic  # everybody abstained
         if not held_again:
             self._clock.next_round(since=since, open=kept_work)
-        norms = [m.kept_norm for m in messages] if counted else [norm([r.residual]) for r in self._replicas if r.residual is not None]
-        self._engine.settle(job, outcome, hypot(*norms))
+        self._settle(job, outcome)
         return outcome
 
-    def _brought(self, groups: list[list[Tensor]], *, leaving: bool, idle: bool) -> tuple[Job, list[Message]]:
+    def _brought(self, groups: list[list[Tensor]], *, leaving: bool, idle: bool) -> Job:
         """What this member brings to the round."""
-        messages: list[Message] = []
-        abstain: str | None = IDLE
+        messages: list[Message] | None = None
         if not idle and (self._clock.open or not leaving):
             messages = [replica.encode(params, decay=self._decay) for replica, params in zip(self._replicas, groups, strict=True)]
-            finite = all(message.finite for message in messages)
-            abstain = None if finite else "NaN, Inf or numbers above 2^100 in the pseudo-gradient"
-        delta_norm = hypot(*(message.norm for message in messages))
-        if abstain:
-            messages = [silent(r.fragment, r.anchor.device) for r in self._replicas if r.anchor is not None]
-        job = Job(
-            fragments=[replica.fragment for replica in self._replicas],
-            messages=messages,
-            round=self._clock.round,
-            steps=0 if idle else self._clock.window,
-            abstain=abstain,
-            leaving=leaving,
-            state=self._state_hash(),
-            delta_norm=delta_norm,
-        )
-        return job, messages
+        return self._job(messages, "pseudo-gradient", steps=0 if idle else self._clock.window, leaving=leaving)
 
     def _miss(self) -> None:
         """There is no outcome for this member: its work waits, unless it is told that the others have counted it."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
+from math import hypot
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from thinwire.optim import agree, checks
 from thinwire.optim.aggregate import Aggregator
 from thinwire.optim.clock import Clock
 from thinwire.optim.elastic import Entrance
-from thinwire.optim.engine import Engine, Job, Outcome
+from thinwire.optim.engine import IDLE, Engine, Job, Outcome
 from thinwire.optim.ledger import Ledger
 from thinwire.optim.members import refuse_ddp, resolve
+from thinwire.optim.message import Message, norm, silent
 from thinwire.optim.replica import Replica
 
 log = logging.getLogger("thinwire")
@@ -254,6 +256,33 @@ class Member(Optimizer):
             return self._clock  # the round carries nothing of this member
         since = self._clock.steps - self._launched
         return replace(self._clock, window=since, open=since > 0, behind=True)
+
+    def _job(self, messages: list[Message] | None, source: str, *, steps: int, leaving: bool, **said: Any) -> Job:
+        """What this member brings to a round; without messages it only waits, and where its `source` is not finite it abstains."""
+        abstain: str | None = IDLE
+        if messages is not None:
+            finite = all(message.finite for message in messages)
+            abstain = None if finite else f"NaN, Inf or numbers above 2^100 in the {source}"
+        return Job(
+            fragments=[replica.fragment for replica in self._replicas],
+            messages=[silent(r.fragment, r.device) for r in self._replicas] if abstain or messages is None else messages,
+            round=self._clock.round,
+            steps=steps,
+            abstain=abstain,
+            leaving=leaving,
+            state=self._state_hash(),
+            delta_norm=hypot(*(message.norm for message in messages or ())),
+            **said,
+        )
+
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        """Tell the ledger of a round that is applied, with the norm of what this member still holds."""
+        assert self._engine is not None and self._group is not None
+        if self._group.rank in outcome.members:
+            norms = [message.kept_norm for message in job.messages]
+        else:
+            norms = [norm([replica.residual]) for replica in self._replicas if replica.residual is not None]
+        self._engine.settle(job, outcome, hypot(*norms))
 
     def _exchange(self, job: Job) -> Generator[Pending, None, Outcome | None]:
         """A round of the engine, with the state hashes of the members compared."""

@@ -28,7 +28,7 @@ class Replica:
         self, params: Sequence[Tensor], codec: Codec, *, anchor: bool, momentum: bool, residual: bool, overlaps: bool = False
     ) -> None:
         self.fragment = Fragment([local(p).shape for p in params], codec)
-        device = local(params[0]).device if params else torch.device("cpu")
+        self.device = device = local(params[0]).device if params else torch.device("cpu")
         self.anchor = gather_flat(params) if anchor else None
         self.momentum = torch.zeros(self.fragment.numel, dtype=torch.float32, device=device) if momentum else None
         plan = self.fragment.plan
