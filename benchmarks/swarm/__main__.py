@@ -1,122 +1,147 @@
-"""What a round of a swarm takes over links like yours: members found over libp2p, one in each region of the lab.
+"""What a round of a swarm takes over links like yours: members find each other over libp2p, one in each region of the lab.
 
     python -m benchmarks.swarm                     4 regions, 20 Mbit/s and 80 ms: a minute (root)
     python -m benchmarks.swarm --link 100:40 --members 6 --codecs dct-topk int8
+    python -m benchmarks.swarm --show
 
 The floor is what no protocol beats that gives every member every payload: a payload to each of the others over one uplink, and two round
-trips to agree on what counts.
+trips to agree on what counts. Each codec appends one record to `benchmarks/results/swarm.jsonl`.
 """
 
-import json
+import secrets
 import sys
-import tempfile
-import time
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
 
+import tyro
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lab.wan import Lab, open_lab
+from benchmarks.suite.fleet import Enough
+from benchmarks.suite.kept import Kept, Opened
 from benchmarks.suite.link import LinkOptions
-from benchmarks.suite.options import one_sentence, parse
-from benchmarks.suite.record import OK, RESULTS, Link, Made, Percentiles, Record, append
-from benchmarks.suite.runs import RunError
+from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.record import FAILED, OK, RESULTS, Asked, Link, Made, Percentiles, Record
+from benchmarks.suite.runs import Due, end, not_measured, run_all
+from thinwire.comms.recipes import codec
 
-START_S, ROUND_S = 120.0, 60.0
+GOAL = 3.0  # times the floor
 
 
 @dataclass(frozen=True)
-class Options:
-    """How many, over what."""
+class Options(LinkOptions):
+    """Measure rounds of a swarm."""
 
-    members: int = 4
     link: str = "20:80"
-    """Mbit/s and round trip in ms, of every region."""
+    members: int = 4
     codecs: tuple[str, ...] = ("dct-topk", "blockmax")
     rounds: int = 20
-    """With all members, that are measured."""
+    """At most, with all members."""
+    seconds: float = 10.0
+    """Of measuring, at least three rounds."""
     results: Path = RESULTS / "swarm.jsonl"
+    keep: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Skip what the results file already holds."""
+    show: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Only print what the results file holds."""
+
+    def __post_init__(self) -> None:
+        for name in self.codecs:
+            codec(name)
+        if self.members < 2:
+            raise ValueError(f"members is {self.members}; give at least two")
+        self.regions(self.members)
+        self.enough()
+
+    def enough(self) -> Enough:
+        """How many rounds."""
+        return Enough(self.rounds, self.seconds)
 
 
-class Worker:
-    """A process in a region, and what it has said."""
+class Bench(Kept):
+    """Measures codecs; close it with `with`."""
 
-    def __init__(self, lab: Lab, folder: Path, i: int, words: list[str]) -> None:
-        self.log = folder / f"swarm-{i}-{time.monotonic_ns()}.log"
-        self.process = lab.start(i, [sys.executable, "-m", "benchmarks.swarm.worker", *words], log=self.log, cwd=Path.cwd())
+    def __init__(self, options: Options) -> None:
+        super().__init__(options.regions(options.members), "benchmarks.swarm.worker")
+        self._options = options
 
-    def said(self) -> list[dict[str, object]]:
-        """Its lines so far."""
-        text = self.log.read_text() if self.log.exists() else ""
-        return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+    def due(self) -> Iterator[Due]:
+        """One run a codec."""
+        link = Link("namespaces", Asked(**self.topology.asked()))
+        for name in self._options.codecs:
+            key = f"{name}, {self._options.members} members, {link.asked.topology}"
+            members = self._options.members
+            template = Record(suite="swarm", key=key, status=FAILED, made=Made.now(), method=name, members=members, link=link)
+            yield Due(template, partial(self.in_regions, template, partial(self._measure, template)))
 
-    def wait(self, key: str, count: int, timeout_s: float) -> list[dict[str, object]]:
-        """Its lines with `key`, once there are `count`."""
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            found = [line for line in self.said() if key in line]
-            if len(found) >= count:
-                return found
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.05)
-        raise RunError(f"a member did not come to {count} x {key} in {timeout_s:.0f} s: {self.log.read_text()[-300:]}")
+    def _measure(self, template: Record, opened: Opened) -> Record:
+        asked = {
+            "codec": template.method,
+            "members": template.members,
+            "run": secrets.token_hex(8),
+            "seed": secrets.token_hex(32),
+            "address": opened.lab.address,
+            "port": opened.lab.port(),
+        }
+        seen = opened.fleet.ask(asked, self._options.enough())
+        took = Percentiles.of(max(each) for each in zip(*(member["seconds"] for member in seen.seen), strict=True))
+        payload, links = seen.seen[0]["payload"], self.topology.asked()
+        sending_s = (template.members - 1) * payload * 8 / (links["up_mbit"] * 1e6) if links["up_mbit"] else 0.0
+        floor_s = sending_s + 2 * links["rtt_ms"] / 1e3
+        same = len({each["hash"] for each in seen.checked}) == 1
+        return replace(
+            template,
+            status=OK if same else FAILED,
+            reason=None if same else "replicas hold different bits",
+            steps=seen.rounds,
+            link=opened.link,
+            seconds={"round": took},
+            numbers={"payload_nbytes": payload, "floor_s": floor_s, "over_floor": took.p50 / floor_s if floor_s else None},
+            checks={"replicas hold the same bits": same, f"within {GOAL:.0f} x the floor": took.p50 <= GOAL * floor_s},
+        )
 
 
-def measure(lab: Lab, folder: Path, link: Link, options: Options, codec: str, rate_mbit: float, rtt_s: float) -> Record:
-    """Rounds of one codec."""
-    stop = folder / f"stop-{codec}"
-    workers: list[Worker] = []
-    peers: list[str] = []
-    try:
-        for i in range(options.members):
-            words = [codec, str(options.members), str(options.rounds), lab.places[i].address, str(stop), *peers]
-            workers.append(Worker(lab, folder, i, words))
-            (hello,) = workers[-1].wait("address", 1, START_S)[:1]
-            peers = peers or [str(hello["address"])]
-        rounds = workers[0].wait("round", options.rounds + 3, options.rounds * ROUND_S)[3:]
-        stop.touch()
-        hashes = {str(worker.wait("sha256", 1, START_S)[0]["sha256"]) for worker in workers}
-    finally:
-        for worker in workers:
-            worker.process.kill()
-    seconds = sorted(float(line["seconds"]) for line in rounds)  # type: ignore[arg-type]
-    payload = median(float(line["payload"]) for line in rounds) / (options.members - 1)  # type: ignore[arg-type]
-    floor = (options.members - 1) * payload * 8 / (rate_mbit * 1e6) + 2 * rtt_s
-    middle = median(seconds)
-    return Record(
-        suite="swarm",
-        key=f"{codec}, {options.members} members, {options.link}",
-        status=OK,
-        made=Made.now(),
-        method=codec,
-        members=options.members,
-        steps=len(rounds),
-        link=link,
-        seconds={"round": Percentiles.of(seconds)},
-        numbers={"payload_nbytes": payload, "floor_s": floor, "over_floor": middle / floor, "last_hashes": float(len(hashes))},
-        checks={"within 3 x the floor": middle <= 3 * floor},
-    )
+def table(records: Sequence[Record]) -> Table:
+    """A row a codec and link."""
+    made = Table(title="swarm: one round, all members in it", title_justify="left")
+    for heading in ("codec", "members", "link", "payload B", "floor s", "round s p50 / p95", "x floor", "same bits"):
+        made.add_column(heading, justify="left" if heading in ("codec", "link") else "right", no_wrap=True)
+    for record in records:
+        if not record.seconds or record.link is None:
+            continue
+        took, numbers = record.seconds["round"], record.numbers
+        made.add_row(
+            record.method,
+            str(record.members),
+            record.link.asked.topology,
+            f"{numbers['payload_nbytes']:,.0f}",
+            f"{numbers['floor_s']:.3f}",
+            f"{took.p50:.3f} / {took.p95:.3f}",
+            f"{numbers['over_floor']:.2f}" if numbers["over_floor"] else "",
+            "yes" if record.checks["replicas hold the same bits"] else "NO",
+        )
+    return made
 
 
 def main(argv: list[str] | None = None) -> None:
-    with one_sentence("interrupted: nothing of this run is kept"), ExitStack() as stack:
+    """The command line."""
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    with one_sentence():
         options = parse(Options, argv, __doc__)
-        topology = LinkOptions(link=options.link).regions(options.members)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thinwire-")))
-        rate, rtt_ms = (float(part) for part in options.link.split(":"))
-        lab = stack.enter_context(open_lab(topology))
-        link = lab.verify()
-        table = Table("codec", "payload", "floor", "round p50", "p95", "x floor", title=f"{options.members} members, {topology.name}")
-        for codec in options.codecs:
-            record = append(options.results, measure(lab, folder, link, options, codec, rate, rtt_ms / 1000))
-            took, n = record.seconds["round"], record.numbers
-            times = [f"{value:.3f} s" for value in (n["floor_s"] or 0.0, took.p50, took.p95)]
-            table.add_row(codec, f"{n['payload_nbytes']:,.0f} B", *times, f"{n['over_floor']:.2f}")
-        Console().print(table)
+        if options.show:
+            records = held(options.results, "swarm")
+        else:
+            with Bench(options) as bench:
+                records = run_all(bench.due(), options.results, console, keep=options.keep)
+    with complete(options.results):
+        console.print(table(records))
+        for line in not_measured(records):
+            console.print(line, markup=False, highlight=False)
+    if not options.show:
+        end(records)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,69 @@
-"""One member of a measured swarm: `python -m benchmarks.swarm.worker FOUNDS|ADDRESS ...`; says on its output what every round took.
+"""One worker process: `python -m benchmarks.swarm.worker`, started by a fleet; a member of a swarm that is measured."""
 
-The gradient is computed once, as in benchmarks.scaling: a step costs next to nothing, and what is timed is the round alone.
-"""
-
-import json
-import sys
+import os
 import time
-from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.suite.member import serve
 from examples.multiregion.model import CONTEXT, GPT, sha256
 from thinwire import DiLoCo, RoundInfo, SwarmGroup
+from thinwire.comms.swarm.identity import Identity
 
-STEP_S = 0.5
-
-
-def say(**words: object) -> None:
-    """A line for the parent."""
-    print(json.dumps(words), flush=True)
+ALL_IN_S = 300.0
+PAUSE_S = 0.5  # what else would be training: a newcomer gets the state meanwhile
 
 
-def main(codec: str, members: int, rounds: int, listen: str, peers: list[str], stop: Path) -> None:
-    """Take part until `rounds` rounds of all members are over and the parent says stop."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = GPT()
-    model.loss(torch.randint(256, (1, CONTEXT + 1), generator=torch.Generator().manual_seed(time.monotonic_ns()))).backward()
+class Rounds:
+    """Times rounds in which all members count: the gradient is computed once, so that a step is the round alone."""
 
-    def told(info: RoundInfo) -> None:
-        if len(info.members) == members:
-            say(round=info.round, seconds=info.seconds["exchange"] + info.hidden_s, payload=info.payload_sent, wire=info.wire_sent)
+    def __init__(self, asked: dict[str, Any], rank: int) -> None:
+        torch.manual_seed(0)
+        self._gpt = GPT()
+        text = torch.randint(256, (1, CONTEXT + 1), generator=torch.Generator().manual_seed(rank))
+        self._gpt.loss(text).backward()
+        self._members, self._infos = asked["members"], list[RoundInfo]()
+        # The first member's key and port are known beforehand, so that all can start at once.
+        first = Identity.from_seed(bytes.fromhex(asked["seed"]))
+        address = f"/ip4/{asked['address']}/tcp/{asked['port']}"
+        if rank == 0:
+            group = SwarmGroup(asked["run"], identity=first, listen=[address])
+        else:
+            group = SwarmGroup(asked["run"], [f"{address}/p2p/{first.peer_id}"])
+        inner = torch.optim.SGD(self._gpt.parameters(), lr=1e-4)
+        self._opt = DiLoCo(inner, sync_every=1, codec=asked["codec"], group=group, on_round=self._infos.append)
 
-    began = time.monotonic()
-    group = SwarmGroup("measured", peers or None, listen=[f"/ip4/{listen}/tcp/0"])
-    opt = DiLoCo(torch.optim.SGD(model.parameters(), lr=1e-4), sync_every=1, codec=codec, group=group, on_round=told)
-    opt.step()
-    say(address=next(a for a in group.addresses() if listen in a), entered_s=time.monotonic() - began)
-    while not stop.exists():
-        time.sleep(STEP_S)  # what else would be training: a newcomer gets the state meanwhile
-        opt.step()
-    opt.close()
-    say(sha256=sha256(model), round=opt.round)
+    def prepare(self) -> float:
+        began = time.monotonic()
+        while len(self._full) < 2:
+            if time.monotonic() - began > ALL_IN_S:
+                raise TimeoutError(f"{self._members} members did not come together in {ALL_IN_S:.0f} s: {self._opt.group!r}")
+            self._opt.step()
+            time.sleep(PAUSE_S)
+        return _seconds(self._full[-1])
+
+    def run(self, rounds: int) -> dict[str, Any]:
+        before = len(self._full)
+        while len(self._full) < before + rounds:
+            self._opt.step()
+        found = self._full[before:]
+        return {"seconds": [_seconds(info) for info in found], "payload": found[-1].payload_sent / (self._members - 1)}
+
+    def check(self) -> dict[str, Any]:
+        found = sha256(self._gpt)
+        self._opt.close()
+        return {"hash": found}
+
+    @property
+    def _full(self) -> list[RoundInfo]:
+        return [info for info in self._infos if len(info.members) == self._members]
+
+
+def _seconds(info: RoundInfo) -> float:
+    return info.seconds["exchange"] + info.hidden_s
 
 
 if __name__ == "__main__":
-    codec, members, rounds, listen, stop, *peers = sys.argv[1:]
-    main(codec, int(members), int(rounds), listen, peers, Path(stop))
+    rank = int(os.environ["RANK"])
+    serve(lambda asked: Rounds(asked, rank))
