@@ -24,6 +24,7 @@ from thinwire.comms.rounds import LATE, Arrivals, Exchange, Outcome, TransportEr
 
 GRACE_S = 2.0  # for a sign of life after the bell: milliseconds on a quiet machine, more when it is overloaded
 RESERVE_S = 3.0  # of a deadline, kept to find out who is missing
+DEADLINE = "not all members were there by the deadline"
 HASTE_S = 2.0  # at least so long the first attempt waits for the others to confirm
 FORM_S = 10.0
 DIRECT_NBYTES = 256 << 10  # messages up to this go straight to everybody: gloo's ring has one delay of the link for each other member
@@ -90,11 +91,14 @@ class _TorchLink:
         self.group._count(nbytes, n - 1)
         out = torch.empty(n * nbytes, dtype=torch.uint8, device=moves.device)
         try:
-            work = getattr(moves, kind)(out, flat.to(moves.device), max(self.deadline - time.monotonic(), 0.01))
+            patience_s = max(self.deadline - time.monotonic(), 0.01)
+            work = getattr(moves, kind)(out, flat.to(moves.device), patience_s + 0.001)  # gloo counts whole ms
             self._finish(work, moves.polled)
         except TransportError:
             raise
         except RuntimeError as error:
+            if time.monotonic() >= self.deadline:  # gloo's own clock rang before ours
+                raise TransportError(DEADLINE, late=True) from None
             raise TransportError(f"a connection broke: {gloo.first_line(error)}") from None
         return dict(zip(self.members, out.cpu().view(n, nbytes), strict=True))
 
@@ -109,7 +113,7 @@ class _TorchLink:
             if wake.is_set() or (polled and work.is_completed()):
                 break
             if now >= self.deadline:
-                raise TransportError("not all members were there by the deadline", late=True)
+                raise TransportError(DEADLINE, late=True)
             if now >= beat:  # a member that left a group which is not ours to close breaks no connection
                 beat = now + 1.0
                 if self.generation.arbiter.somebody_left():

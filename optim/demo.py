@@ -116,7 +116,7 @@ class DeMo(Synchronised):
             sound=_can_step,
         )
         outcome = yield from self._exchange(job)
-        counted = self._is_delivered() if outcome is None else self._group.rank in outcome.members
+        counted = self._is_delivered() if outcome is None else outcome.counted
         if not job.abstain:
             for replica, message in zip(self._replicas, job.messages, strict=True):
                 replica.keep(message.kept if counted else message.whole())

@@ -235,14 +235,13 @@ class DiLoCo(Synchronised):
         if outcome is None:
             self._miss()
             return None
-        counted = self._group.rank in outcome.members
-        kept_work = not counted and job.abstain in (None, IDLE) and self._clock.open and not outcome.all_leaving
+        kept_work = not outcome.counted and job.abstain in (None, IDLE) and self._clock.open and not outcome.all_leaving
         if outcome.updates is not None:
             bases = [replica.mark for replica in self._replicas]
             if kept_work:  # nothing of it was delivered: it counts from the old anchor on
                 bases = [replica.anchor.clone() for replica in self._replicas if replica.anchor is not None]
             self._apply(outcome.updates, groups, bases)
-        if counted:
+        if outcome.counted:
             for replica, message in zip(self._replicas, job.messages, strict=True):
                 replica.keep(message.kept)
         since = self._clock.window if idle else self._clock.steps - before

@@ -46,6 +46,7 @@ class Outcome:
     members: tuple[int, ...]  # whose payloads are in the updates
     rejected: dict[int, str]
     all_leaving: bool
+    counted: bool = False  # whether what this member brought is in the updates
     said: bytes = b""  # of the lowest member whose payload counts
     odd: tuple[int, ...] = ()  # members of an elastic group whose replica is not that of the majority
     hidden_s: float = 0.0  # of the exchange, while this member did something else
@@ -106,8 +107,11 @@ class Engine:
             self._record(job, None, pending.error or "the exchange failed", missing=dict(pending.missing))
             return None
         outcome = self._sum(job, exchange) if reduce else self._decode(job, exchange)
+        counted = self.group.rank in outcome.members and not job.abstain
+        if counted and self.group.elastic:  # who has come back follows rounds that counted what it had brought before
+            counted = torch.equal(exchange.payloads[exchange.members.index(self.group.rank)], payload)
         self.watch.lap("decode")
-        return replace(outcome, hidden_s=min(away, exchange.seconds))
+        return replace(outcome, counted=counted, hidden_s=min(away, exchange.seconds))
 
     def settle(self, job: Job, outcome: Outcome, residual_norm: float = 0.0) -> None:
         """Record a round whose update has been applied (or that had none)."""
@@ -141,7 +145,7 @@ class Engine:
         if sent:
             each = zip(job.fragments, zip(*sent.values(), strict=True), strict=True)
             updates = [combine(fragment, payloads, self.aggregate) for fragment, payloads in each]
-        return Outcome(exchange, updates, tuple(sent), rejected, self._all_leaving(exchange), said, odd)
+        return Outcome(exchange, updates, tuple(sent), rejected, self._all_leaving(exchange), said=said, odd=odd)
 
     def _sum(self, job: Job, exchange: Exchange) -> Outcome:
         """The group has added the payloads in member order: only the division is left."""

@@ -278,7 +278,7 @@ class Member(Optimizer):
     def _settle(self, job: Job, outcome: Outcome) -> None:
         """Tell the ledger of a round that is applied, with the norm of what this member still holds."""
         assert self._engine is not None and self._group is not None
-        if self._group.rank in outcome.members:
+        if outcome.counted:
             norms = [message.kept_norm for message in job.messages]
         else:
             norms = [norm([replica.residual]) for replica in self._replicas if replica.residual is not None]

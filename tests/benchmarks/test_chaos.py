@@ -172,12 +172,17 @@ def test_a_script_that_fails_ends_the_run_with_its_traceback(tmp_path: Path) -> 
 def test_what_a_run_leaves_behind_is_found_by_its_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = f"test-{os.getpid()}"
     assert left_behind(mark) == []
-    process = subprocess.Popen(["sleep", "60"], env={MARK: mark})
+    process = subprocess.Popen(["cat"], env={MARK: mark}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()  # before that, /proc may show it with no environment yet
         assert left_behind(mark) == [process.pid]
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     assert left_behind(mark) == []
 
 

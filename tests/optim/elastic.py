@@ -83,6 +83,7 @@ class ElasticGroup(Group):
         super().__init__(rank, (rank,))
         self.hub, self.patience = hub, patience_s
         self.aloft: dict[int, Pending] = {}
+        self.delivered: set[int] = set()  # rounds that counted this member's payload and that it was told no more of
         self.rejoined = 0
 
     @property
@@ -166,6 +167,8 @@ class ElasticGroup(Group):
             for round_, pending in list(self.aloft.items()):
                 exchange = self.hub.decided.get(round_)
                 pending.delivered = exchange is not None and self.rank in exchange.members
+                if pending.delivered:
+                    self.delivered.add(round_)
                 if exchange is None:
                     self.hub.brought.pop(self.rank, None)
                 del self.aloft[round_]

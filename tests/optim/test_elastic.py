@@ -27,6 +27,16 @@ def make(hub: Hub, rank: int, *, dtype: torch.dtype = torch.float32, **options: 
     return net, DiLoCo(inner, **options)
 
 
+def founded_and_joined(hub: Hub) -> tuple[tuple[nn.Module, DiLoCo], tuple[nn.Module, DiLoCo]]:
+    """Two members, each after its first step: the newcomer's is no more than entering."""
+    made = []
+    for rank in range(2):
+        net, opt = make(hub, rank)
+        learn(net, opt, 0, rank)
+        made.append((net, opt))
+    return made[0], made[1]
+
+
 def demo(hub: Hub, rank: int, **options: Any) -> tuple[nn.Module, DeMo]:
     net = model(rank)
     return net, DeMo(net.parameters(), **{"lr": 1e-2, "group": hub.member(rank), "verify_every": 1} | options)
@@ -131,10 +141,7 @@ def test_many_groups_of_parameters_frozen_ones_and_empty_ones(caplog: pytest.Log
 
 def test_the_gradient_of_the_weights_that_a_newcomer_came_with_is_not_used() -> None:
     hub = Hub()
-    net, opt = make(hub, 0)
-    learn(net, opt, 0)
-    net1, opt1 = make(hub, 1)
-    learn(net1, opt1, 0, 1)
+    (_net, _opt), (net1, opt1) = founded_and_joined(hub)
     assert not opt1.inner.state
     assert torch.equal(weights(net1), anchor(opt1))
 
@@ -394,10 +401,7 @@ def test_of_two_halves_the_one_with_the_lowest_member_is_right() -> None:
 
 def test_a_straggler_whose_replica_differs_finds_out_from_the_rounds_that_it_missed() -> None:
     hub = Hub()
-    net, opt = make(hub, 0)
-    learn(net, opt, 0)
-    net1, opt1 = make(hub, 1)
-    learn(net1, opt1, 0, 1)
+    (net, opt), (net1, opt1) = founded_and_joined(hub)
     hub.slow = {1}
     for step in range(2 * EVERY):
         learn(net, opt, step)
@@ -449,10 +453,7 @@ def test_a_run_founded_from_a_checkpoint_begins_with_its_round() -> None:
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_checkpoint_is_worth_its_undelivered_work_only_if_the_group_has_not_moved(moved: bool, caplog: pytest.LogCaptureFixture) -> None:
     hub = Hub()
-    net, opt = make(hub, 0)
-    learn(net, opt, 0)
-    net1, opt1 = make(hub, 1)
-    learn(net1, opt1, 0, 1)
+    (net, opt), (net1, opt1) = founded_and_joined(hub)
     learn(net1, opt1, 0, 1)
     for step in range(2 * EVERY - 1):
         learn(net1, opt1, step, 1)
@@ -486,10 +487,7 @@ def test_a_checkpoint_is_worth_its_undelivered_work_only_if_the_group_has_not_mo
 
 def test_loading_a_checkpoint_in_the_middle_of_a_run_brings_the_member_back_to_the_others() -> None:
     hub = Hub()
-    net, opt = make(hub, 0)
-    learn(net, opt, 0)
-    net1, opt1 = make(hub, 1)
-    learn(net1, opt1, 0, 1)
+    (net, opt), (net1, opt1) = founded_and_joined(hub)
     saved = restarted(net1, opt1)
     for step in range(3 * EVERY):
         learn(net1, opt1, step, 1)
@@ -518,10 +516,7 @@ def test_a_copy_trains_alone_and_carries_nothing() -> None:
 
 def test_who_leaves_delivers_its_last_window_and_the_others_go_on() -> None:
     hub = Hub()
-    net, opt = make(hub, 0)
-    learn(net, opt, 0)
-    net1, opt1 = make(hub, 1)
-    learn(net1, opt1, 0, 1)
+    (net, opt), (net1, opt1) = founded_and_joined(hub)
     learn(net1, opt1, 1, 1)
     hub.slow = {0}
     opt1.close()
