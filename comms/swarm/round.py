@@ -8,11 +8,12 @@ from typing import TypeAlias
 from thinwire.comms.swarm.archive import Archive, want
 from thinwire.comms.swarm.ballots import Ballots
 from thinwire.comms.swarm.deadline import Patience
-from thinwire.comms.swarm.decision import LEFT, STAYS, Value
+from thinwire.comms.swarm.decision import Value
 from thinwire.comms.swarm.effects import Push
 from thinwire.comms.swarm.messages import Accept, Commit, Have, Prepare, Promise, Propose, Ready
 from thinwire.comms.swarm.observers import Observers
 from thinwire.comms.swarm.payloads import Offered, Payloads
+from thinwire.comms.swarm.proposal import complete, enough, propose
 from thinwire.comms.swarm.seat import Seat
 from thinwire.comms.swarm.view import Key
 
@@ -186,11 +187,13 @@ class Round:
             return
         value = self.ballots.forced()
         if value is None:
-            counted = self._complete() or (self._enough() if self._overdue else 0)
+            counted = complete(self._seat, self._announced, self._haves)
+            if not counted and self._overdue:
+                counted = enough(self._seat, self._announced, self._haves, anybody=self._overdue > 1)
             if not counted:
                 self._arm_deadline()
                 return
-            value = self._value(counted)
+            value = propose(self._seat, self._desk, counted, self._observers)
         self._seat.disarm("deadline")
         self.ballots.proposed = True
         self._offer(value, self._seat.me)
@@ -209,42 +212,6 @@ class Round:
     def on_deadline(self, now: float) -> None:
         """The leader has waited long enough; a second time: even for payloads that only some hold."""
         self._overdue += 1
-
-    def _complete(self) -> int:
-        """What counts, as bits, if everybody who is waited for has a payload and holds those of all."""
-        presence = self._seat.presence
-        if presence.waited_bits & ~self._announced:
-            return 0
-        need, common = self._announced & presence.present_bits, self._announced
-        for key in presence.waited:
-            held = self._haves.get(key, 0)
-            if need & ~held:
-                return 0
-            common &= held
-        return need | common
-
-    def _enough(self) -> int:
-        """What counts after the deadline: payloads that a quorum holds; long after it, that anybody holds who is there."""
-        found = 0
-        for at in range(len(self.view.members)):
-            holders = {k for k in self._seat.presence.present if self._haves.get(k, 0) >> at & 1}
-            if self._announced >> at & 1 and (self.view.quorum(holders) or (self._overdue > 1 and holders)):
-                found |= 1 << at
-        return found
-
-    def _value(self, counted: int) -> Value:
-        members = list(zip(self.view.members, self.view.nonces, strict=True))
-        fates = [self._seat.fate(key, nonce) for key, nonce in members]
-        if all(fates):  # everybody leaves: somebody has to be there to the last
-            fates = [STAYS if fate == LEFT and self._seat.reachable(key) else fate for fate, (key, _) in zip(fates, members, strict=True)]
-        stay = [key for fate, (key, _) in zip(fates, members, strict=True) if not fate]
-        payloads = [self._desk.announced[key] for at, (key, _) in enumerate(members) if counted >> at & 1]
-        return Value(
-            bytes(2 * fate + (counted >> at & 1) for at, fate in enumerate(fates)),
-            b"".join(p.digest for p in payloads),
-            tuple(p.nbytes for p in payloads),
-            self._observers.caught_up(self.slot, stay),
-        )
 
     def _propose(self, to: tuple[Key, ...], *, whole: bool = False) -> None:
         offered = self.ballots.offered
