@@ -89,12 +89,13 @@ class DeMo(Synchronised):
         if self._allocating():
             return loss
         begun = self._begin()
-        if self._entrance.arrived:
-            self._entrance.arrived = False  # the gradient is of the weights that it came with
-            return loss
         if begun and self._group is not None and self._group.elastic:
             self._entrance.refresh(self._group)
             self._catch_up()
+            begun = self._begin()  # once more if it has found that its replica differs
+        arrived, self._entrance.arrived = self._entrance.arrived, False
+        if arrived:
+            return loss  # the gradient is of the weights that it came with
         self._clock.tick()
         self._claim_state()
         if self._is_alone():

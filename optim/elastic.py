@@ -67,9 +67,12 @@ class Entrance:
         self.carried |= things
 
     def snapshot(self) -> Snapshot:
+        """The state as it is; one is on offer at a time, so that all are retired before the next change."""
+        self.retire()
         own = self._resident
         meta = carried.pack(own.param_groups, own._clock.steps, self.carried)
-        return Snapshot(own._clock.round, own._agreed_tensors(), meta)
+        self._offered, self._meta_is_fresh = Snapshot(own._clock.round, own._agreed_tensors(), meta), False
+        return self._offered
 
     def adopt(self, snapshot: Snapshot) -> None:
         own, clock = self._resident, self._resident._clock
@@ -92,10 +95,7 @@ class Entrance:
 
     def offer(self, group: Group) -> None:
         """Give the group the state after a round; it costs a few references and the numbers."""
-        self.retire()
-        self._offered = self.snapshot()
-        self._meta_is_fresh = False
-        group.offer(self._offered)
+        group.offer(self.snapshot())
 
     def refresh(self, group: Group) -> None:
         """At the first step after a round: schedulers have moved, and newcomers are to begin like the members."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from thinwire.comms.codec import Plan
+from thinwire.comms.codec import Plan, Values
 from thinwire.kernels import dispatch
 from thinwire.kernels.finish import Finish, Out, apply
 from thinwire.optim.aggregate import Aggregator, contributors, mean
@@ -66,8 +67,16 @@ def sound(plan: Plan, payload: Tensor) -> bool:
 
 def combine(fragment: Fragment, payloads: Sequence[Tensor], aggregate: Aggregator) -> Update:
     """One update of the sound payloads of some members, in member order."""
-    plan = fragment.plan
-    if aggregate in (mean, contributors) and dispatch.runs_fused(plan.program, payloads[0].device):
+    plan, fused = fragment.plan, dispatch.runs_fused(fragment.plan.program, payloads[0].device)
+    if aggregate in (mean, contributors) and fused:
         return Coded(fragment, payloads, contributors=aggregate is contributors)
-    summed = aggregate(plan, [plan.values(payload) for payload in payloads])
+    read = partial(_dense, fragment) if fused and not plan.codec.sparse and not plan.codec.basis else plan.values
+    summed = aggregate(plan, [read(payload) for payload in payloads])
     return Plain(fragment.flat(plan.inverse(summed)))
+
+
+def _dense(fragment: Fragment, payload: Tensor) -> Values:
+    """All coefficients of one payload, which outside of a basis are what the fused kernels decode it to."""
+    nowhere = torch.empty((), dtype=torch.float32, device=payload.device)
+    flat = Coded(fragment, [payload], contributors=False).flat([nowhere.expand(shape) for shape in fragment.shapes])
+    return Values(fragment.matrix(flat), None)

@@ -56,7 +56,7 @@ class Options:
     sync_every: int = 5
     """Steps of a round."""
     calm_rounds: int = 20
-    """Rounds before the first fault, against which throughput is measured."""
+    """Rounds before the first fault and after the last, against which throughput is measured."""
     history: Path | None = None
     """Folder to keep the histories in."""
     simulate: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -88,14 +88,14 @@ class Options:
 
 
 @contextmanager
-def places(options: Options, tag: str) -> Iterator[Places | None]:
+def places(options: Options) -> Iterator[Places | None]:
     """Networks of the members, where faults or links ask for them."""
     wanted = options.members + EXTRAS + 1
     if options.lab:
         with open_lab_net(options.lab, wanted) as net:
             yield net
     elif any(KINDS[kind].cuts for kind in options.chosen()):
-        with Net(tag, wanted) as plain:
+        with Net(wanted) as plain:
             yield plain
     else:
         yield None
@@ -108,7 +108,7 @@ def run(options: Options, console: Console) -> Record:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thinwire-chaos-")))
         history = options.history or folder / "history"
-        net = stack.enter_context(places(options, f"tc{mark}"))
+        net = stack.enter_context(places(options))
         fleet = stack.enter_context(Fleet(WORKER))
         specs = Specs(folder, history, mark, net, options.step_ms / 1e3, options.sync_every)
         swarm = Swarm(fleet, Watch(time.monotonic()), options.members, member, specs, bootstrap, net, EXTRAS)

@@ -1,5 +1,7 @@
 """A network of its own for every member, so that it can be cut off: namespaces on one bridge, or regions of the lab. Needs root."""
 
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Collection, Iterator
@@ -13,6 +15,7 @@ from benchmarks.lab.namespaces import LabError, ip
 from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import Lab, open_lab
 
+PREFIX = "twc"
 RULES = """
 table inet chaos {{
     chain in {{ type filter hook input priority 0; ip saddr {{ {others} }} drop; }}
@@ -40,13 +43,17 @@ class Places(Protocol):
 
 
 class Net:
-    """`places` namespaces at 10.78.0.1 ..., without delay or limit; a context that takes them down. Raises `LabError` where it cannot."""
+    """`places` namespaces at 10.78.0.1 ..., without delay or limit; a context that takes them down. Raises `LabError` where it cannot.
 
-    def __init__(self, tag: str, places: int) -> None:
-        self._tag, self._places = tag, places
-        self._bridge = f"{tag}-b"
+    Their names hold the process id, so that the next one finds what a killed run has left.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._tag, self._places = f"{PREFIX}{os.getpid()}", places
+        self._bridge = f"{self._tag}-b"
 
     def __enter__(self) -> "Net":
+        take_down_leftovers()
         try:
             ip("netns", "add", self._bridge)
             ip("-n", self._bridge, "link", "add", "b0", "type", "bridge")
@@ -60,9 +67,7 @@ class Net:
 
     def __exit__(self, *_: object) -> None:
         for name in (*(self.namespace(i) for i in range(self._places)), self._bridge):
-            with suppress(LabError):
-                namespaces.kill_all(name)
-                ip("netns", "delete", name)
+            take_down(name)
 
     def namespace(self, place: int) -> str:
         return f"{self._tag}-{place}"
@@ -98,6 +103,21 @@ class Net:
             done = subprocess.run(["nft", "-f", "-"], input=rules, capture_output=True, text=True, check=False)
         if done.returncode:
             raise LabError(f"nft cannot cut a network: {done.stderr.strip()}; leave out the faults that cut (--kinds)")
+
+
+def take_down(name: str) -> None:
+    """A namespace with all that runs in it."""
+    with suppress(LabError):
+        namespaces.kill_all(name)
+        ip("netns", "delete", name)
+
+
+def take_down_leftovers() -> None:
+    """Networks of runs whose process is gone."""
+    for line in ip("netns", "list").splitlines():
+        found = re.match(rf"{PREFIX}(\d+)-", line)
+        if found and not os.path.exists(f"/proc/{found[1]}"):
+            take_down(line.split()[0])
 
 
 class LabNet:

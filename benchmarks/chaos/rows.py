@@ -27,6 +27,7 @@ def record(chaos: Chaos, verdict: Verdict, left: Sequence[int], settings: dict[s
     """Of a run that came to its end."""
     watch, checks = chaos.watch, failures(chaos, verdict, left)
     durations = {f"recovery, {kind}": values for kind, values in watch.recoveries.items()} | {"join": watch.joins}
+    durations |= {f"join, {part}": values for part, values in watch.parts.items()}
     broken = [name for name, holds in checks.items() if not holds]
     return Record(
         suite="chaos",

@@ -9,7 +9,7 @@ from benchmarks.chaos.fleet import Member
 from benchmarks.chaos.nemesis import Nemesis
 from benchmarks.chaos.swarm import BOOTSTRAP, Swarm
 
-CALM_ROUNDS = 10  # before the first fault: throughput is measured against these
+CALM_ROUNDS = 10  # before the first fault and after the last: throughput is measured against these
 HEAL_S = 60.0  # for everybody to be there again: longer is a hang
 START_S = 240.0  # for the first time: everything is imported once
 LEAVE_S = 30.0
@@ -47,17 +47,22 @@ class Chaos:
         self.swarm.begin()
         if not self._until(lambda: self._calm(1), START_S):
             raise ChaosError(f"the swarm did not come up in {START_S:g} s; up: {self.watch.up()}")
-        self._mark()
-        self.watch.restart_rate(self.clock())
-        self._until(lambda: self._calm(self.calm_rounds))
-        self.calm_rate = self.watch.rate(self.clock())
+        before = self._calm_rate()
         self.watch.restart_rate(self.clock())
         for fault in self.faults:
             self._strike(fault)
         self._heal(2)
         self.rate = self.watch.rate(self.clock())
+        self.calm_rate = (before + self._calm_rate()) / 2  # other programs come and go
         self._leave()
         self.seconds = self.clock() - began
+
+    def _calm_rate(self) -> float:
+        """Steps a second of a member while nothing happens."""
+        self._mark()
+        self.watch.restart_rate(self.clock())
+        self._until(lambda: self._calm(self.calm_rounds))
+        return self.watch.rate(self.clock())
 
     def _strike(self, fault: Fault) -> None:
         overlaps = fault.overlaps and len(self.swarm.up()) > 1 and not self.every_s
@@ -79,9 +84,17 @@ class Chaos:
         late = [f"{member.name} at {self._where(member)}" for member in self.swarm.fleet.members.values() if member.identity != BOOTSTRAP]
         self.stuck.append(f"not healed in {HEAL_S:g} s: {', '.join(late)}")
         self.tell(self.stuck[-1])
+        self._ask()
+        self._until(lambda: False, limit_s=1.0)
         for member in list(self.swarm.fleet.members.values()):
             if member.identity != BOOTSTRAP and member.name not in self.watch.up():
                 self.swarm.kill(member)
+
+    def _ask(self) -> None:
+        """Let everybody say where it is."""
+        for member in self.swarm.fleet.members.values():
+            if not member.frozen:
+                member.tell("where")
 
     def _calm(self, rounds: int) -> bool:
         return (
@@ -119,6 +132,7 @@ class Chaos:
             hang = None if self.swarm.closing else self.watch.look(self.clock())
             if hang:
                 self.tell(f"HANG: {hang}")
+                self._ask()
         return True
 
     def _ended(self, member: Member) -> None:
@@ -131,6 +145,8 @@ class Chaos:
     def _heard(self, member: Member, word: str, *rest: Any) -> None:
         if word == "failed":
             raise ChaosError(f"{member.name} failed:\n{rest[0]}")
+        if word == "where":
+            self.tell(f"{member.name}: {rest[0]}")
         if word in ("up", "entering"):
             member.addresses = list(rest[0])
         if word == "joined":

@@ -35,18 +35,14 @@ class Specs:
     net: Places | None
     step_s: float
     sync_every: int
-    port: int = 0
 
     def __call__(self, identity: str, *, peers: Sequence[str], place: int | None, fresh_key: bool, founds: bool) -> Spec:
         key = self.folder / f"{identity}.key"
         if fresh_key:
             key.unlink(missing_ok=True)
         address = "127.0.0.1" if self.net is None or place is None else self.net.address(place)
-        port = self.port if identity == "bootstrap" else 0
         namespace = None if self.net is None or place is None else self.net.namespace(place)
-        return Spec(
-            self.run, key, tuple(peers), self.history, f"/ip4/{address}/tcp/{port}", namespace, self.step_s, self.sync_every, founds
-        )
+        return Spec(self.run, key, tuple(peers), self.history, f"/ip4/{address}/tcp/0", namespace, self.step_s, self.sync_every, founds)
 
 
 def member(pipe: Connection, spec: Spec) -> None:

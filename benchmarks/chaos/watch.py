@@ -1,6 +1,7 @@
 """What a run comes to, from what its members say and when: rounds, hangs, recoveries, joins, throughput. No clock of its own."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 HANG_S = 10.0  # without any round while a member is up
@@ -29,6 +30,7 @@ class Watch:
     hangs: list[str] = field(default_factory=list)
     recoveries: dict[str, list[float]] = field(default_factory=dict)  # seconds from a kill to the next round, by kind of kill
     joins: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)  # of the joins
     struck: Counter[str] = field(default_factory=Counter)
     divergent: set[tuple[str, int]] = field(default_factory=set)
     seen: dict[str, Seen] = field(default_factory=dict)
@@ -41,10 +43,12 @@ class Watch:
         """A process was started."""
         self.seen[name] = Seen(now)
 
-    def joined(self, name: str, at: float, seconds: float) -> None:
-        """It is a member; entering the run took so long."""
+    def joined(self, name: str, at: float, seconds: float, parts: Mapping[str, float] | None = None) -> None:
+        """It is a member; from its start it took so long, and so long each part of it."""
         self.seen[name].since = at
         self.joins.append(seconds)
+        for part, took in (parts or {}).items():
+            self.parts.setdefault(part, []).append(took)
 
     def round(self, name: str, at: float, *, round: int, epoch: str, state: str, steps: int) -> None:
         """It has applied a round; `state` is what it had held before that."""

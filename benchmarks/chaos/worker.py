@@ -1,7 +1,8 @@
 """A member of a chaos run: trains a tiny model with thinwire.DiLoCo over SwarmGroup, says what happens, and does what it is told.
 
-    parent hears: entering ADDRESSES | joined AT SECONDS | round AT ROUND EPOCH STATE STEPS | dying STATE | failed TRACEBACK
-    parent tells: leave | die STATE ROUND | slow SECONDS | disk SECONDS
+    parent hears: entering ADDRESSES | joined AT SECONDS PARTS | round AT ROUND EPOCH STATE STEPS | dying STATE | failed TRACEBACK
+                  | where TEXT
+    parent tells: leave | die STATE ROUND | slow SECONDS | disk SECONDS | where
 
 AT is the machine's monotonic clock, which all its processes share. A full disk is a limit on the size of files: nothing can be appended
 to any, while sockets and pipes go on.
@@ -10,12 +11,14 @@ to any, while sockets and pipes go on.
 import asyncio
 import os
 import resource
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,10 +76,18 @@ class Talk:
                     self.doom.state, self.doom.round = rest
                 elif word == "slow":
                     self.slow_until = time.monotonic() + rest[0]
+                elif word == "where":
+                    self.say("where", whereabouts())
                 elif word == "disk":
                     threading.Thread(target=fill_disk, args=rest, daemon=True).start()
         except (EOFError, OSError):
             self.leave.set()
+
+
+def whereabouts() -> str:
+    """Where the training thread is, innermost last."""
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    return " > ".join(f"{Path(f.filename).stem}.{f.name}:{f.lineno}" for f in traceback.extract_stack(frame)[-8:])
 
 
 def fill_disk(seconds: float) -> None:
@@ -132,9 +143,12 @@ def train(spec: Spec, talk: Talk) -> None:
     enter = group.enter
 
     def entering(door: Door) -> None:
-        enter(door)
+        group._open_transport()
+        reachable = time.monotonic()
         talk.say("entering", group.addresses())
-        talk.say("joined", time.monotonic(), time.monotonic() - began)
+        enter(door)
+        now = time.monotonic()
+        talk.say("joined", now, now - began, {"network": reachable - began, "state": now - reachable})
 
     def told(info: RoundInfo) -> None:
         if info.error is None:
@@ -142,7 +156,6 @@ def train(spec: Spec, talk: Talk) -> None:
             talk.say("round", time.monotonic(), info.round, epoch_of(group, info.round), state, steps)
 
     group.enter = entering  # type: ignore[method-assign]
-    talk.say("entering", [])
     torch.manual_seed(0)
     model = torch.nn.Linear(SIDE, SIDE)
     inner = torch.optim.SGD(model.parameters(), lr=0.1)

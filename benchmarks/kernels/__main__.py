@@ -102,15 +102,18 @@ def measure(options: Options) -> dict[str, Any]:
     isa, load = native.set_isa(options.isa), os.getloadavg()[0]
     if options.quick:
         peers.backend = "eager"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "benchmark.json"
+    with tempfile.TemporaryFile() as file:  # without a name: whatever ends this process, nothing is left
         # Of the repository's own settings for tests none applies: no time limit, no warnings as errors.
         words = "-q --no-header --disable-warnings --tb=short --exitfirst -p no:cacheprovider --import-mode=importlib".split()
-        words += ["-c", os.devnull, f"--rootdir={ROOT}", "--benchmark-quiet", "--benchmark-disable-gc", f"--benchmark-json={path}"]
-        if pytest.main([*words, suite.__file__], plugins=[Plugin(options)]) != 0:
+        words += f"-c {os.devnull} --benchmark-quiet --benchmark-disable-gc --benchmark-json=/dev/fd/{file.fileno()}".split()
+        code = pytest.main([*words, f"--rootdir={ROOT}", suite.__file__], plugins=[Plugin(options)])
+        if code == pytest.ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt
+        if code != 0:
             print("error: a measurement failed, see above", file=sys.stderr)
             raise SystemExit(1)
-        record = json.loads(path.read_text())
+        file.seek(0)
+        record = json.load(file)
     return {
         **provenance(),
         "cpu": record["machine_info"]["cpu"].get("brand_raw", platform.processor()),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import tyro
 
+from benchmarks.suite.fleet import ORPHAN
 from benchmarks.suite.options import one_sentence, parse
 from benchmarks.suite.record import RESULTS
 
@@ -62,7 +63,7 @@ class Options:
 
 def start(words: list[str]) -> int:
     """Run `thinwire WORDS`; its exit status."""
-    with subprocess.Popen([sys.executable, "-m", "thinwire.cli", *words]) as process:
+    with subprocess.Popen([sys.executable, "-m", ORPHAN, "thinwire.cli", *words]) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:  # which the terminal sent to the suite as well

@@ -21,6 +21,7 @@ from benchmarks.suite.counters import Counts
 from benchmarks.suite.record import ROOT
 from benchmarks.suite.runs import RunError
 
+ORPHAN = "benchmarks.suite.orphan"  # whose worker ends with us
 TAIL = 1500  # characters of a dead worker's output worth showing
 LEAST_ROUNDS = 3
 SETTLE_S = 0.05  # acknowledgements are delayed by at most 40 ms
@@ -93,7 +94,7 @@ class Fleet:
                 }
                 with theirs:
                     pipes = {"stdout": self._logs[rank], "stderr": subprocess.STDOUT, "pass_fds": (theirs.fileno(),)}
-                    self._processes.append(start(rank, [sys.executable, "-m", module], env, **pipes))
+                    self._processes.append(start(rank, [sys.executable, "-m", ORPHAN, module], env, **pipes))
             self._answers("rank", PATIENCE_S)
         except BaseException:
             self.close()

@@ -23,7 +23,6 @@ from typing import Any, Protocol
 import torch
 
 from benchmarks.suite.counters import Counts, read_counts
-from benchmarks.suite.orphan import end_with_parent
 
 
 class Part(Protocol):
@@ -57,7 +56,6 @@ class Idle:
 
 def serve(part_of: Callable[[dict[str, Any]], Part]) -> None:
     """Answer the parent at the socket of number $FLEET_SOCKET until it hangs up; `part_of(row)` makes this worker's part."""
-    end_with_parent()
     torch.set_num_threads(1)
     interface = os.environ.get("FLEET_INTERFACE", "")
 

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from benchmarks.lab.wan import Lab
-from benchmarks.suite.fleet import written
+from benchmarks.suite.fleet import ORPHAN, written
 from benchmarks.suite.record import OK, ROOT, Bytes, Made, Point, Record
 from benchmarks.suite.runs import RunError
 from benchmarks.training.curve import merge
@@ -63,7 +63,7 @@ def launch(run: Run, lab: Lab, *, timeout_s: float) -> Record:
         try:
             for rank, (result, log) in enumerate(zip(results, logs, strict=True)):
                 own = {"RANK": str(rank), "WORKER_ADDRESS": lab.places[rank].address}
-                words = [sys.executable, "-m", "benchmarks.training.worker", run.dump(), lab.interface, str(result.fileno())]
+                words = [sys.executable, "-m", ORPHAN, "benchmarks.training.worker", run.dump(), lab.interface, str(result.fileno())]
                 pipes: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT, "pass_fds": (result.fileno(),)}
                 processes.append(lab.start(rank, words, env=env | own, cwd=ROOT, **pipes))
             _wait(processes, logs, timeout_s, lab.check)

@@ -11,7 +11,6 @@ import msgspec
 import torch
 from msgspec import Struct
 
-from benchmarks.suite.orphan import end_with_parent
 from benchmarks.training.curve import Mark, Marks
 from benchmarks.training.gate import Gate
 from benchmarks.training.meter import Meter, Moved
@@ -69,7 +68,6 @@ def measure(run: Run, rank: int, workers: int, interface: str) -> Seen:
 
 
 def main() -> None:
-    end_with_parent()
     torch.set_num_threads(1)
     run, interface, result = Run.parse(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     seen = measure(run, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), interface)

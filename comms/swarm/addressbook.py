@@ -1,5 +1,6 @@
 """Addresses of members met before, by run, in a small file: a run is found again when the peers it was joined through are gone."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
@@ -38,7 +39,8 @@ class AddressBook:
             draft.write_text(text)
             os.replace(draft, self.path)
         except OSError:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink()
 
     def _read(self) -> dict[str, list[str]]:
         try:

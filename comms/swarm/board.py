@@ -86,6 +86,7 @@ class Board:
         """
         began, looked, told = time.monotonic(), float("-inf"), False
         claimed: float | None = None
+        begun = False  # somebody has answered as a member does
         notices: dict[Key, Notice] = {}
         doors: dict[Key, tuple[str, ...]] = self._named | dict.fromkeys(known, ())
         while True:
@@ -99,11 +100,17 @@ class Board:
             waited = time.monotonic() - began
             alone = waited > ALONE_S
             found = await ask_at_doors(self._transport, doors, lines, expected, proof=self._access.proof(), alone_is_enough=alone)
-            if found is not None:
+            if isinstance(found, Found):
+                for key in doors.keys() - set(found.standing.members):
+                    if not self._transport.is_up(key):
+                        self._transport.disconnect(key)  # of members that are gone: not dialled for ever
                 return found
+            begun = begun or found
             if give_up_s is not None and waited > give_up_s:
                 return None
-            nobody = not doors.keys() - self._named.keys() and (not self._named or any(map(self._transport.is_up, self._named)))
+            nobody = (
+                not begun and not doors.keys() - self._named.keys() and (not self._named or any(map(self._transport.is_up, self._named)))
+            )
             if waited > LONELY_S and nobody:  # the peers to start from are there, and nobody has begun the run
                 if claimed is None:
                     claimed, looked = time.monotonic(), float("-inf")

@@ -67,10 +67,10 @@ class Bulk:
         self._open_streams[peer] += 1
         try:
             await {PUSH: self._pushed, FETCH: self._fetched, ASK: self._asked}[protocol](peer, reader, writer)
-        except (EOFError, OSError) as error:
-            raise PeerError("ended early", protocol) from error
         except asyncio.TimeoutError as error:
             raise PeerError("stalled", protocol) from error
+        except (EOFError, OSError) as error:
+            raise PeerError("ended early", protocol) from error
         finally:
             self._open_streams[peer] -= 1
             if not self._open_streams[peer]:
@@ -189,10 +189,10 @@ class Bulk:
                 (status,) = await _read(reader, 1, patience_s=12 * STALL_S)
             if status != _HAVE:
                 raise PeerError("refused", "the peer does not want this blob" if status == _NO else "it did not arrive whole")
-        except (EOFError, OSError) as error:
-            raise PeerError("ended early", "push") from error
         except asyncio.TimeoutError as error:
             raise PeerError("stalled", "push") from error
+        except (EOFError, OSError) as error:
+            raise PeerError("ended early", "push") from error
         finally:
             writer.close()
 
@@ -214,10 +214,10 @@ class Bulk:
                 return bytes(answer)
             reason, _, detail = answer.decode(errors="replace").partition("\n")
             raise PeerError(reason, detail)
-        except (EOFError, OSError) as error:
-            raise PeerError("ended early", "ask") from error
         except asyncio.TimeoutError as error:
             raise PeerError("stalled", "ask") from error
+        except (EOFError, OSError) as error:
+            raise PeerError("ended early", "ask") from error
         finally:
             writer.close()
 
@@ -311,10 +311,10 @@ class _Fetch:
                         self._tell()
                 else:
                     await self._news.wait()  # another lane has the rest, or will give it back
-        except (EOFError, OSError) as error:
-            raise PeerError("ended early", "fetch") from error
         except asyncio.TimeoutError as error:
             raise PeerError("stalled", "fetch") from error
+        except (EOFError, OSError) as error:
+            raise PeerError("ended early", "fetch") from error
         finally:
             writer.close()
             self._pieces.extendleft(reversed(asked))
@@ -365,8 +365,8 @@ async def hashed(data: bytes | bytearray | memoryview) -> bytes:
     return await asyncio.get_running_loop().run_in_executor(None, digest_of, data)
 
 
-async def _read(reader: asyncio.StreamReader, nbytes: int, *, patience_s: float = STALL_S) -> bytes:
-    return await asyncio.wait_for(reader.readexactly(nbytes), patience_s)
+async def _read(reader: asyncio.StreamReader, nbytes: int, *, patience_s: float = 0.0) -> bytes:
+    return await asyncio.wait_for(reader.readexactly(nbytes), patience_s or STALL_S)
 
 
 async def _read_chunk(reader: asyncio.StreamReader, into: memoryview) -> None:

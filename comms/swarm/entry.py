@@ -37,10 +37,11 @@ TOGETHER = 4  # chunks under way
 
 
 class Hello(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """May I come in? `lines` is the sha256 of my settings, `proof` the pass of an invitation."""
+    """May I come in? `lines` is the sha256 of my settings, `proof` the pass of an invitation, `round` the state that another has named."""
 
     lines: bytes
     proof: bytes
+    round: int | None = None
 
 
 class Known(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -123,7 +124,7 @@ class Doorkeeper:
         if any(number_of(key) == number_of(peer) and key != peer for key in members):
             return Welcome("its member number is taken by another key: make another key (thinwire keygen)")
         self._offers.want()
-        offer = self._offers.newest()
+        offer = self._offers.newest() if hello.round is None else self._offers.at(hello.round)
         standing = None if offer is None else driver.machine.standing(Slot(offer.manifest.round))
         if offer is None or standing is None:
             return Welcome("")
@@ -152,36 +153,40 @@ async def ask_at_doors(
     *,
     proof: bytes,
     alone_is_enough: bool,
-) -> Found | None:
-    """One attempt to get in at these members; None: try again. Raises `RefusedError` when the run refuses this member.
+) -> Found | bool:
+    """One attempt to get in at these members; else whether any of them is one. Raises `RefusedError` when the run refuses this member.
 
     `expected` says which tensors there have to be.
     """
-    hello = msgspec.msgpack.encode(Hello(hash_of(lines), proof))
-    keys = list(doors)[:ASKED]
-    answers = await asyncio.gather(*(_welcome(transport, key, hello) for key in keys))
-    for key, answer in zip(keys, answers, strict=True):
-        if answer is not None and answer.refused:
+    keys = [key for key in doors if transport.is_up(key)][:ASKED]  # who is gone may be announced for another minute
+    answers = await _ask_all(transport, keys, Hello(hash_of(lines), proof))
+    for key, answer in answers.items():
+        if answer.refused:
             raise RefusedError(await _why(transport, key, answer.refused, lines))
+    welcomes = {key: answer for key, answer in answers.items() if answer.standing is not None}
+    rounds = {answer.standing.slot.round for answer in welcomes.values() if answer.standing is not None}
+    if len(rounds) > 1:  # members are a round apart: ask for what all of them still have
+        again = await _ask_all(transport, list(welcomes), Hello(hash_of(lines), proof, min(rounds)))
+        welcomes = {key: answer for key, answer in again.items() if answer.standing is not None}
     named: dict[tuple[bytes, bytes], list[Key]] = defaultdict(list)
-    welcomes = {key: answer for key, answer in zip(keys, answers, strict=True) if answer is not None and answer.standing is not None}
     for key, answer in welcomes.items():
         for other in answer.others:
             if len(other.key) == 32:
                 doors.setdefault(other.key, other.addresses)
         named[msgspec.msgpack.encode(answer.standing), answer.manifest].append(key)
+    answered = bool(answers)
     if not named:
-        return None
+        return answered
     givers = max(named.values(), key=len)
     answer = welcomes[givers[0]]
     assert answer.standing is not None
     if len(givers) < 2 and not alone_is_enough and len(set(answer.standing.members) - {transport.key}) > 1:
-        return None
+        return answered
     try:
         snapshot = await _download(transport, answer, givers, expected)
     except (PeerError, WireError) as error:
         log.info("the state could not be had (%s): asking again", error)
-        return None
+        return answered
     return Found(snapshot, answer.standing, dict(doors))
 
 
@@ -216,6 +221,13 @@ async def _download(transport: Transport, answer: Welcome, givers: Sequence[Key]
             return await transport.fetch(digest, nbytes, givers)
 
     return await unpack(manifest, answer.meta, get)
+
+
+async def _ask_all(transport: Transport, keys: Sequence[Key], hello: Hello) -> dict[Key, Welcome]:
+    """The answers of those that answer."""
+    request = msgspec.msgpack.encode(hello)
+    answers = await asyncio.gather(*(_welcome(transport, key, request) for key in keys))
+    return {key: answer for key, answer in zip(keys, answers, strict=True) if answer is not None}
 
 
 async def _welcome(transport: Transport, key: Key, hello: bytes) -> Welcome | None:

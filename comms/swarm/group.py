@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -111,9 +110,10 @@ class SwarmGroup(Group):
         split: str = "continue",
         transport: Callable[[Identity], Transport] | None = None,
     ) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="thinwire-swarm-")  # of a key that is not kept
-        self._identity_file = Path(identity) if isinstance(identity, (str, Path)) else Path(self._folder.name, "identity")
-        self.identity = identity if isinstance(identity, Identity) else Identity.load_or_create(self._identity_file)
+        if isinstance(identity, Identity):
+            self.identity = identity
+        else:
+            self.identity = Identity.generate() if identity is None else Identity.load_or_create(identity)
         number = number_of(self.identity.key)
         super().__init__(number, (number,), run=xxhash.xxh3_64_intdigest(run_id.encode()), timeout_s=FOREVER_S)
         self.run_id = run_id
@@ -144,9 +144,7 @@ class SwarmGroup(Group):
         from thinwire.comms.swarm.node import Node
         from thinwire.comms.swarm.p2pd import DaemonOptions
 
-        if not self._identity_file.exists():
-            self.identity.save(self._identity_file)
-        return Node(self._identity_file, initial_peers=initial_peers, options=DaemonOptions(listen=tuple(listen), announce=tuple(announce)))
+        return Node(self.identity, initial_peers=initial_peers, options=DaemonOptions(listen=tuple(listen), announce=tuple(announce)))
 
     # -- what an elastic group has -------------------------------------------------------------------------------------------------
 
@@ -390,7 +388,6 @@ class SwarmGroup(Group):
             except TimeoutError:
                 log.warning("member %d: the network did not close within 10 s", self.rank)
         self._offers.close()
-        self._folder.cleanup()
         self._loop.close()
         if self._journal is not None:
             self._journal.close()

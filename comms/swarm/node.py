@@ -6,6 +6,9 @@ p2pd is watched: when it dies alone, it is started again under the same identity
 import asyncio
 import contextlib
 import secrets
+import struct
+import tempfile
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +24,7 @@ from thinwire.comms.swarm.streams import Peers, Streams
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Transport
 
 LINK = "/thinwire/link/1"
+CLOCK = "thinwire/clock"  # the question that asks for the time
 _DIAL_S = 15.0
 _FIND_S = 5.0
 _RESTART_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
@@ -29,24 +33,23 @@ _RESTART_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 class Node(Transport):
     """A member that others reach over libp2p.
 
-    `identity_file` holds the key (`Identity.save`); `initial_peers` are multiaddrs of members to start from, any of which may be away
-    (those that `AddressBook.recall` returns, say).
+    `identity` is the key, or the file that holds it (`Identity.save`); `initial_peers` are multiaddrs of members to start from, any of
+    which may be away (those that `AddressBook.recall` returns, say).
     """
 
     def __init__(
         self,
-        identity_file: str | Path,
+        identity: Identity | str | Path,
         *,
         initial_peers: Sequence[str] = (),
         options: DaemonOptions | None = None,
         store: BlobStore | None = None,
     ) -> None:
-        self.identity = Identity.load(identity_file)
+        self.identity = identity if isinstance(identity, Identity) else Identity.load(identity)
         super().__init__(self.identity.key, store=store)
         self.nonce = secrets.token_bytes(8)  # of this incarnation
         self.initial_peers = [address for address in initial_peers if key_in(address) != self.key]
         self.restarts = 0
-        self._identity_file = Path(identity_file)
         self._options = options or DaemonOptions()
         if not self._options.trusted_relays and self._options.use_auto_relay:
             self._options = replace(self._options, trusted_relays=tuple(self.initial_peers))
@@ -60,6 +63,7 @@ class Node(Transport):
         self._board = Board(self.key, lambda peer: self.admit(peer), self.refused)
         self._notices = Notices(self.identity, self._board, self._bulk.ask, self._known, self.refused)
         self.serve[QUESTION] = self._notices.answer
+        self.serve[CLOCK] = _clock
 
     async def start(self) -> None:
         self._peers.on_message = self._heard
@@ -121,7 +125,10 @@ class Node(Transport):
 
     async def _launch(self) -> None:
         """Start p2pd, take streams, find the initial peers."""
-        daemon = await Daemon.start(self._identity_file, self._options)
+        with tempfile.TemporaryDirectory(prefix="thinwire-key-") as folder:  # p2pd reads it once: a key that is not kept leaves no file
+            key_file = Path(folder, "key")
+            self.identity.save(key_file)
+            daemon = await Daemon.start(key_file, self._options)
         try:
             if daemon.p2p.peer_id.to_bytes() != raw_peer_id_of(self.key):
                 raise PeerError("p2pd did not start", "it runs under another identity")
@@ -132,8 +139,10 @@ class Node(Transport):
                 await daemon.p2p.add_binary_stream_handler(protocol, self._handler(self._bulk_welcome(protocol)))
             await self._find(daemon)
             await self._board.attach(daemon.p2p, self._known(), client_mode=self._options.client_mode)
-        except BaseException:
+        except BaseException as error:
             await daemon.close()
+            if isinstance(error, Exception) and not isinstance(error, PeerError):  # hivemind raises anything when p2pd dies now
+                raise PeerError("p2pd did not start", repr(error)) from error
             raise
         self._daemon = daemon
         self._standing.set()
@@ -225,3 +234,8 @@ class Node(Transport):
         self._serving.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waits for it is told; nobody need
+
+
+async def _clock(peer: Key, request: bytes) -> bytes:
+    """What time it is here, for `thinwire doctor` over there."""
+    return struct.pack("<d", time.time())

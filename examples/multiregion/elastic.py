@@ -3,8 +3,9 @@
 There is no launcher and no rank: every region is one process with a key of its own, and draws its own text from it.
 """
 
+import os
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def train(invite: str, method: str, chosen: dict[str, Any], text: Text, *, steps
     gpt = GPT()
     chosen = chosen | {"group": group, "log": out / f"ledger-{group.rank:08x}.jsonl"}
     batches = Batches(text.train, size=batch, seed=1000 * seed + group.rank)
-    with closing(Ending(gpt, Thin(gpt, method, chosen), batches, text, method, console)) as ending:
+    with closing(Ending(gpt, Thin(gpt, method, chosen), batches, text, method, console)) as ending, suppress(KeyboardInterrupt):
         lines(ending.region, group, steps, console)
 
 
@@ -41,7 +42,7 @@ def enter(invite: str, console: Console) -> "SwarmGroup":
     if invite:
         return SwarmGroup.from_invite(invite)
     group = SwarmGroup.from_env()
-    if group.founded:
+    if "THINWIRE_INVITE" not in os.environ:  # then it is the first one
         console.print(f"another region joins with: train.py --swarm {group.invite()}", markup=False, soft_wrap=True)
     return group
 
@@ -70,5 +71,6 @@ class Ending:
         ended = self.region.end()
         self._console.print(
             f"left after {self.region.progress.step} steps: sent {ended.sent / MB:.2f} MB, validation loss {ended.loss:.3f}, "
-            f"replica sha256 {ended.sha256[:16]}"
+            f"replica sha256 {ended.sha256[:16]}",
+            soft_wrap=True,
         )

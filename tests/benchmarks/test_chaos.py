@@ -1,6 +1,8 @@
 """The chaos harness itself, with toy members that need no network: it strikes what the plan says, sees what it must, leaves nothing."""
 
+import io
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -10,14 +12,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from benchmarks.chaos import rows
 from benchmarks.chaos.doom import Doom
 from benchmarks.chaos.faults import KINDS, LEADER_STATES, plan
 from benchmarks.chaos.fleet import MARK, Fleet, left_behind
+from benchmarks.chaos.net import Net, can_cut
 from benchmarks.chaos.run import Chaos, ChaosError
 from benchmarks.chaos.simulated import events_of, play
 from benchmarks.chaos.swarm import Swarm
 from benchmarks.chaos.watch import Watch
+from benchmarks.lab.namespaces import inside
+from benchmarks.suite.record import OK, append, read
 from tests.benchmarks.chaos_toy import ToySpecs, failing, toy, toy_bootstrap
 from thinwire.comms.swarm.verify import check
 
@@ -131,6 +138,18 @@ def test_a_run_strikes_all_its_faults_heals_and_verifies(tmp_path: Path) -> None
     verdict = check(tmp_path)
     assert verdict.green, verdict.violations[:3]
     assert verdict.checked["same state"] > 100
+    settings: dict[str, str | int | float | bool | None] = {"events": 15, "members": 3, "seed": 1}
+    kept = rows.record(run, verdict, [], settings)
+    assert kept.status == OK, kept.reason
+    assert sum(count or 0 for name, count in kept.numbers.items() if name.startswith("struck: ")) == 15
+    append(tmp_path / "chaos.results", kept)
+    assert read(tmp_path / "chaos.results") == [kept]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(rows.table([kept, rows.record(run, verdict, [123], settings)]))
+    told = console.export_text()
+    assert "15 events, 3 members, seed 1" in told
+    assert "green" in told
+    assert "not so: no processes left" in told
 
 
 def test_a_member_with_another_state_is_seen_by_the_watch_and_by_the_checker(tmp_path: Path) -> None:
@@ -270,3 +289,47 @@ def test_events_of_the_simulator_are_in_order_and_everybody_comes_back() -> None
     for i in range(4):
         mine = [event[1] for event in events if event[1] in ("crash", "leave", "restart", "pause", "resume") and event[2] == i]
         assert mine[-1] in ("restart", "resume")
+
+
+# -- networks ------------------------------------------------------------------------------------------------------------------
+
+
+def reaches(net: Net, a: int, b: int) -> bool:
+    """Whether a TCP connection from place a to place b is answered (refused: nobody listens)."""
+    with inside(net.namespace(a)), socket.socket() as line:
+        line.settimeout(0.3)
+        try:
+            line.connect((net.address(b), 9))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.skipif(not can_cut(), reason="network namespaces need root, iproute2 and nftables")
+def test_places_are_cut_off_and_healed_and_gone_at_the_end() -> None:
+    with Net(3) as net:
+        assert reaches(net, 0, 1)
+        net.cut([0])
+        assert not reaches(net, 0, 1)
+        assert not reaches(net, 1, 0)
+        assert reaches(net, 1, 2)
+        net.heal()
+        assert reaches(net, 0, 1)
+        net.link(0, up=False)
+        assert not reaches(net, 0, 1)
+        net.link(0, up=True)
+        assert reaches(net, 1, 2)
+        name = net.namespace(0)
+    assert name not in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(not can_cut(), reason="network namespaces need root, iproute2 and nftables")
+def test_what_a_killed_run_has_left_is_taken_down_by_the_next() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = f"twc{gone.pid}-0"
+    subprocess.run(["ip", "netns", "add", left], check=True)
+    with Net(1):
+        assert left not in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,17 +126,24 @@ def test_numbers_of_rounds_below_zero_are_refused() -> None:
             Enough(rounds, seconds)
 
 
-def test_a_worker_ends_with_its_parent() -> None:
-    child = "from benchmarks.suite.orphan import end_with_parent; end_with_parent(); print(flush=True); import time; time.sleep(100)"
-    start = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-S', '-c', sys.argv[1]], stdout=sys.stdout); p.wait()"
+def test_a_module_that_is_run_as_an_orphan_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "waits.py").write_text("import sys; print(sys.argv[1], flush=True); import time; time.sleep(100)")
+    start = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'benchmarks.suite.orphan', 'waits', 'here'])"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as said:
-        parent = subprocess.Popen([sys.executable, "-S", "-c", start, child], stdout=write_end, cwd=ROOT)
+        parent = subprocess.Popen([sys.executable, "-c", start], stdout=write_end, env=env)
         os.close(write_end)
-        assert said.readline() == b"\n"
+        assert said.readline() == b"here\n"
         parent.kill()
         parent.wait()
         assert said.read() == b""  # the end comes when nobody holds the pipe
+
+
+def test_a_fleet_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Fleet("unused", 1, of(STUB, [])):
+        assert list(tmp_path.iterdir()) == []  # nor would one that is killed now
 
 
 def test_enough_rounds_are_at_least_three_and_fit_the_time() -> None:

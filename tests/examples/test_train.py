@@ -1,6 +1,7 @@
 """The example as a user starts it."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,7 @@ def test_without_torchrun_it_says_how_to_start() -> None:
         (["--sync-every", "0"], "sync_every is 0"),
         (["--steps", "0"], "--steps"),
         (["--swarm", "--method", "ddp"], "--swarm is for"),
+        (["--swarm", "nonsense"], "this is no invitation"),
     ],
 )
 def test_options_that_cannot_work_are_one_sentence_before_any_training(words: list[str], said: str) -> None:
@@ -72,3 +74,32 @@ def test_options_that_cannot_work_are_one_sentence_before_any_training(words: li
 def test_resuming_from_nothing_is_one_sentence(text: str, tmp_path: Path) -> None:
     done = torchrun(*SMALL, "--data", text, "--out", str(tmp_path / "out"), "--resume", str(tmp_path / "nowhere"))
     assert "holds no step that all 2 regions have saved" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_region_joins_a_swarm_with_the_pasted_string_and_both_leave_in_order(text: str, tmp_path: Path) -> None:
+    words = [sys.executable, str(SCRIPT), "--batch", "1", "--sync-every", "2", "--data", text]
+    first = subprocess.Popen(
+        [*words, "--out", str(tmp_path / "a"), "--steps", "1000000", "--swarm"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert first.stdout is not None
+        invite = first.stdout.readline().split()[-1]
+        assert invite.startswith("tw1")
+        done = subprocess.run(
+            [*words, "--out", str(tmp_path / "b"), "--steps", "6", "--swarm", invite],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "2 members" in done.stdout
+        assert "left after 6 steps" in done.stdout
+        first.send_signal(signal.SIGINT)
+        told, _ = first.communicate(timeout=60)
+        assert first.returncode == 0
+        assert "left after" in told.splitlines()[-1]
+    finally:
+        first.kill()
+        first.communicate()

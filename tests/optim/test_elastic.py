@@ -2,6 +2,8 @@
 
 import copy
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -32,6 +34,13 @@ def demo(hub: Hub, rank: int, **options: Any) -> tuple[nn.Module, DeMo]:
 
 def momentum(opt: DiLoCo) -> list[Tensor]:
     return [replica.momentum.clone() for replica in opt._replicas if replica.momentum is not None]
+
+
+def together(*works: Callable[[], Any]) -> None:
+    """Do all at the same time, as members that wait for each other must."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        for future in [pool.submit(work) for work in works]:
+            future.result()
 
 
 def group_of(opt: Any) -> ElasticGroup:
@@ -271,6 +280,16 @@ def test_an_offer_is_references_and_is_made_after_every_round() -> None:
         assert offer.tensors["anchor.0"] is opt._replicas[0].anchor
         assert offer.copy() is not None
     assert all(old.copy() is None for old in hub.offers[:-1])
+
+
+def test_what_the_group_takes_by_itself_is_retired_too() -> None:
+    hub = Hub()
+    net, opt = make(hub, 0)
+    learn(net, opt, 0)
+    taken = opt._entrance.snapshot()
+    for step in range(EVERY):
+        learn(net, opt, step)
+    assert taken.copy() is None
 
 
 def test_a_snapshot_knows_its_bytes_and_what_they_hash_to() -> None:
@@ -533,11 +552,7 @@ def test_members_that_end_together_end_identical() -> None:
     members.append(make(hub, 1))
     learn(*members[1], 0, 1)
     learn(*members[1], 1, 1)
-    threads = [threading.Thread(target=opt.close) for _, opt in members]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    together(*(opt.close for _, opt in members))
     assert torch.equal(weights(members[0][0]), weights(members[1][0]))
     assert hub.decided[0].members == (0, 1)
 
@@ -577,11 +592,7 @@ def test_demo_enters_follows_and_stays_identical() -> None:
         for step in range(5):
             learn(net, opt, step, rank)
 
-    threads = [threading.Thread(target=train, args=(n, o, r)) for r, (n, o) in enumerate([(net, opt), (net1, opt1)])]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    together(lambda: train(net, opt, 0), lambda: train(net1, opt1, 1))
     assert opt.round == opt1.round == 10
     assert torch.equal(weights(net), weights(net1))
     assert all(hub.decided[r].members == (0, 1) for r in range(5, 10))
@@ -599,14 +610,11 @@ def test_demo_whose_weights_were_changed_takes_those_of_the_others() -> None:
     hub.slow = {1}
     learn(net, opt, 2)
     hub.slow = set()
-    learned = threading.Thread(target=learn, args=(net1, opt1, 1, 1))
-    learned.start()
-    learned.join(20)
-    assert group_of(opt1).rejoined == 1 or not learned.is_alive()
-    waiting = threading.Thread(target=learn, args=(net, opt, 3))
-    waiting.start()
-    learn(net1, opt1, 2, 1)
-    waiting.join(20)
+    learn(net1, opt1, 1, 1)  # it follows, finds out and takes the state: its gradient was of other weights
+    assert group_of(opt1).rejoined == 1
+    assert torch.equal(weights(net), weights(net1))
+    together(lambda: learn(net1, opt1, 2, 1), lambda: learn(net, opt, 3))
+    assert opt.round == opt1.round == 4
     assert torch.equal(weights(net), weights(net1))
 
 

@@ -18,6 +18,9 @@ from thinwire.comms import codec
 from thinwire.comms.codec import Plan, Values
 from thinwire.optim import robust
 from thinwire.optim.aggregate import contributors, mean
+from thinwire.optim.fragment import Fragment
+from thinwire.optim.message import encode
+from thinwire.optim.update import combine
 
 
 def dense(*rows: list[float]) -> list[Values]:
@@ -85,6 +88,16 @@ def test_of_one_member_clipped_is_the_usual_aggregate(name: str) -> None:
     x = torch.randn(2, plan.chunk, generator=torch.Generator().manual_seed(0))
     sent = [plan.values(plan.encode(plan.forward(x)))]
     assert torch.equal(robust.clipped(plan, sent), contributors(plan, sent))
+
+
+@pytest.mark.parametrize("name", ["none", "int8", "int4", "fp16"])
+def test_dense_payloads_decoded_by_the_fused_kernels_are_those_of_the_stages(name: str) -> None:
+    fragment = Fragment([torch.Size(shape) for shape in ((70, 67), (5,), (), (0, 3))], name)
+    sources = [torch.randn(shape, generator=torch.Generator().manual_seed(3)) for shape in fragment.shapes]
+    payloads = [encode(fragment, [source * (i + 1) for source in sources], decay=1.0).payload for i in range(3)]
+    plan = fragment.plan
+    expected = fragment.flat(plan.inverse(robust.clipped(plan, [plan.values(payload) for payload in payloads])))
+    assert torch.equal(combine(fragment, payloads, robust.clipped).flat(sources), expected)
 
 
 def test_trimmed_and_median_leave_the_extremes_out() -> None:
