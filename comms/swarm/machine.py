@@ -163,7 +163,7 @@ class Machine:
             self._seat.refuse("too many peers")
         elif key != self._seat.me:
             self._seat.peers.begin(peer, key, now)
-            self._changed(now)
+            self._changed(now, key)
             self._seat.send((key,), self._seat.beat())
             self._round.greet(key)
             if "join" in self._seat.due:
@@ -174,7 +174,7 @@ class Machine:
         """It has ended, or could not be made."""
         if self._seat.peers.end(key):
             self._observers.drop(key)
-            self._changed(now)
+            self._changed(now, key)
             self._round.lost(key)
         return self._done(now)
 
@@ -222,13 +222,13 @@ class Machine:
         elif peer.bound and peer.nonce not in (nonce, peer.left):
             seat.refuse("key in use")
         else:
-            self._hear(peer, nonce, message, now)
+            self._hear(sender, peer, nonce, message, now)
             self._take(sender, nonce, peer, message, now)
         return self._done(now)
 
     # -- who is there ------------------------------------------------------------------------------------------------------------
 
-    def _hear(self, peer: Peer, nonce: Nonce, message: Message, now: float) -> None:
+    def _hear(self, sender: Key, peer: Peer, nonce: Nonce, message: Message, now: float) -> None:
         if isinstance(message, m.Beat):
             if peer.beat is not None:
                 self._seat.silence.learn(now - peer.beat)
@@ -241,10 +241,10 @@ class Machine:
         news = peer.silent or peer.nonce != nonce or elsewhere != peer.elsewhere
         peer.heard, peer.silent, peer.bound, peer.nonce = now, False, True, nonce
         if news:
-            self._changed(now)
+            self._changed(now, sender)
 
-    def _changed(self, now: float) -> None:
-        self._seat.changed()
+    def _changed(self, now: float, key: Key | None = None) -> None:
+        self._seat.changed(key)
         self._lineage.check(now)
 
     def _beat(self, now: float, late: float) -> None:

@@ -15,7 +15,9 @@ def complete(seat: Seat, announced: int, haves: Mapping[Key, int]) -> int:
     if presence.waited_bits & ~announced:
         return 0
     need, common = announced & presence.present_bits, announced
-    for key in presence.waited:
+    for at, key in enumerate(seat.view.members):
+        if not presence.waited_bits >> at & 1:
+            continue
         held = haves.get(key, 0)
         if need & ~held:
             return 0

@@ -84,8 +84,14 @@ class Round:
         self._announced |= 1 << at
         if self._desk.holds(key):
             self._held |= 1 << at
+            self._pass_on(key)
         self._haves[key] = self._haves.get(key, 0) | 1 << at
         self._progress = self._progress or before != (self._announced, self._held)
+
+    def _pass_on(self, key: Key) -> None:
+        if self._desk.announced[key].via == self._seat.me and key not in self._relayed:
+            self._relayed.add(key)
+            self._push(key, self._seat.others)
 
     def _push(self, key: Key, to: tuple[Key, ...]) -> None:
         up = tuple(k for k in to if k not in (key, self._seat.me) and self._seat.peers.up(k))
@@ -104,7 +110,6 @@ class Round:
         self._note(now)
         if self.pending and self._leader_lost():
             self._next_ballot(now)
-        self._relay()
         self._tell_held(now)
         self._lead(now)
         self._vote()
@@ -126,12 +131,6 @@ class Round:
         if self._progress or "ballot" not in self._seat.due:
             self._progress, self._moved_at = False, now
             self._seat.arm("ballot", now + self._patience.ballot_s(self.ballots.promised, self._seat.silence.seconds()))
-
-    def _relay(self) -> None:
-        for key, offered in self._desk.announced.items() if self._seat.me not in self._relayed else ():
-            if offered.via == self._seat.me and key not in self._relayed and self._desk.holds(key):
-                self._relayed.add(key)
-                self._push(key, self._seat.others)
 
     def _tell_held(self, now: float) -> None:
         self._haves[self._seat.me] = self._held
