@@ -126,7 +126,7 @@ def fingerprint(machine: Machine) -> int:
             lineage.consented, lineage.base, lineage._yielded_at is None,
             frozenset((k, t.__name__, nonce, message) for (k, t), (nonce, message) in machine._stash.items()),
             round_.outcome, round_._announced, round_._held, frozenset(round_._haves.items()), round_._told, frozenset(round_._lacking),
-            round_._first_at is None, round_._quorum_at is None, round_._overdue, round_._nudges > 0,
+            round_._first_at is None, round_._quorum_at is None, round_._overdue, round_._nudges > 0, round_._doubts,
             ballots.promised, ballots.accepted, ballots.offered, ballots.proposed, frozenset(ballots._promises.items()),
             frozenset(ballots._accepts.items()),
         )

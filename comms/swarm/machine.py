@@ -259,6 +259,7 @@ class Machine:
                 self._observers.drop(key)
         if news:
             self._changed(now)
+        self._lineage.stay(now)
         seat.send(seat.peers.connected(), seat.beat())
         seat.arm("beat", now + seat.timing.beat_s * seat.silence.scale)
 
@@ -276,7 +277,7 @@ class Machine:
         seat = self._seat
         asked = self._lineage.consented
         if asked is not None and message.epoch == asked.epoch:  # who speaks in it knows that all have consented
-            self._enter(self._lineage.on_begun(sender, asked), now)
+            self._enter(self._lineage.on_begun(sender, asked, now), now)
         if isinstance(message, m.Leave):
             peer.left = nonce
             self._observers.drop(sender)
@@ -299,7 +300,7 @@ class Machine:
             self._observers.add(sender, nonce, message.slot)
             self._archive.tell(sender, seat.epoch, message.slot)
         elif isinstance(message, m.Begun):
-            self._enter(self._lineage.on_begun(sender, message.standing), now)
+            self._enter(self._lineage.on_begun(sender, message.standing, now), now)
         elif isinstance(message, m.Rulings) and not seat.quorate():  # of whoever has followed for longer
             self._archive.on_rulings(sender, message)
         elif not seat.view.has(sender, nonce):

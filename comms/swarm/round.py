@@ -43,6 +43,7 @@ class Round:
         self._moved_at: float | None = None
         self._overdue = self._nudges = 0
         self._progress = False
+        self._doubts = True  # whether a leader that says it is unfit is given up; once, and then again with every nudge
         seat.disarm(*TIMERS)
         for key in list(self._desk.announced):
             self._mark(key)
@@ -240,7 +241,7 @@ class Round:
         if leader == self._seat.me:
             return False
         peer = self._seat.peers.get(leader)
-        if peer is None or not self._seat.reachable(leader) or peer.unfit == self.slot:
+        if peer is None or not self._seat.reachable(leader) or (self._doubts and peer.unfit == self.slot):
             return True
         return bool(self._nudges) and peer.slot is not None and peer.slot < self.slot  # it has not come this far
 
@@ -262,6 +263,7 @@ class Round:
         if not self.ballots.join(ballot):
             return
         self._told, self._overdue, self._progress, self._lacking = None, 0, True, set()
+        self._doubts = False
         self._seat.disarm("deadline", "flush")
         if self.ballots.leader() == self._seat.me:
             self._seat.send(self._seat.others, Prepare(self._seat.epoch, self.slot, self.ballots.promised))
@@ -277,6 +279,7 @@ class Round:
     def nudge(self, now: float) -> None:
         """Say again what may have been lost."""
         self._nudges += 1
+        self._doubts = True
         self._seat.arm("nudge", now + self._seat.timing.nudge_s * self._seat.silence.scale * 2 ** min(self._nudges, 3))
         if self.outcome is not None or not self._seat.is_member:
             return

@@ -143,8 +143,8 @@ class Seat:
 
     def beat(self) -> Beat:
         """Where this member stands, for others."""
-        quorate = self.is_member and not self.yielding and self.quorate()
-        return Beat(self.epoch, self.view.epoch.number, self.slot, self.work, quorate, self.ancestors)
+        quorate = self.is_member and self.quorate()
+        return Beat(self.epoch, self.view.epoch.number, self.slot, self.work, quorate, self.yielding, self.ancestors)
 
     def take(self) -> list[Effect]:
         """All that was asked for since the last time."""
