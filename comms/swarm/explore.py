@@ -23,10 +23,11 @@ from thinwire.comms.swarm.decision import Standing
 from thinwire.comms.swarm.effects import Decided, Effect, Push, Send, Want
 from thinwire.comms.swarm.fair import Act, Fair, digest_at, fingerprint, give, key_of, nonce_of
 from thinwire.comms.swarm.machine import OF_ROUND, Machine
-from thinwire.comms.swarm.messages import Beat, Have, Prepare, Promise, Propose, Ready
+from thinwire.comms.swarm.messages import Accept, Beat, CatchUp, Commit, Have, Prepare, Promise, Propose, Ready, Rulings
 from thinwire.comms.swarm.view import Key, Slot, digest_of
 
 FREE = ("deadline", "ballot", "bereaved")  # timers that run out as steps of their own
+PROMPT = (Ready, Have, Accept, Commit, CatchUp, Rulings)
 KINDS = ("crashes", "downs", "again", "restarts", "joins", "leaves")
 
 
@@ -36,6 +37,7 @@ class Case:
 
     - `downs`: a member believes that a link has ended, and hears later that it stands; `again`: messages that are delivered twice.
     - `restarts`: crashed members that come back, as another incarnation; `joins`: newcomers; `leaves`: members that leave.
+    - `prompt`: votes and what is told of decisions arrive at once too, which leaves the orders of proposals, promises and faults.
     - `epochs`: members tell where they stand, and those who have lost their quorum found a new epoch.
     """
 
@@ -48,6 +50,7 @@ class Case:
     restarts: int = 0
     joins: int = 0
     leaves: int = 0
+    prompt: bool = False
     epochs: bool = False
     fair: int = 0
     most: int = 20_000_000  # states
@@ -183,7 +186,7 @@ class Explorer:
                 decided.append((d.epoch.digest, d.slot.round, d.chain))
             elif isinstance(effect, Send) and (self.case.epochs or not isinstance(effect.message, Beat)):
                 number = self._number(("receive", key_of(i), entry.nonce, effect.message))
-                at_once = isinstance(effect.message, (Ready, Have))
+                at_once = isinstance(effect.message, PROMPT if self.case.prompt else (Ready, Have))
                 (soon if at_once else sent).extend((key[0] - 1, number, ()) for key in effect.to)
             elif isinstance(effect, Push):
                 number = self._number(("holds", effect.slot, effect.key, effect.digest))
