@@ -11,7 +11,7 @@ and between equals the one with the higher digest.
 from dataclasses import dataclass
 
 from thinwire.comms.swarm.archive import Archive
-from thinwire.comms.swarm.decision import LEFT, REPLACED, Standing
+from thinwire.comms.swarm.decision import Standing
 from thinwire.comms.swarm.effects import Rejoin
 from thinwire.comms.swarm.messages import Beat, Begun, Consent, Found
 from thinwire.comms.swarm.seat import Seat
@@ -90,17 +90,18 @@ class Lineage:
     def _delay(self) -> float | None:
         """Seconds without a quorum after which to go on without; None: never."""
         seat, timing = self._seat, self._seat.timing
-        missing = [(k, n) for k, n in zip(seat.view.members, seat.view.nonces, strict=True) if k not in seat.presence.present]
+        presence = seat.presence
+        missing = ~presence.present_bits & (1 << len(seat.view.members)) - 1
         if not seat.is_member:  # follows a group: only if nobody of it is there at all, and not for a moment's cut
             if self._split != "continue" or any(seat.reachable(key) for key in seat.others):
                 return None
             others = [key for key, peer in seat.peers.items() if peer.up and not peer.elsewhere and key < seat.me]
             return (3 if others else 2) * timing.bereaved_s  # the lowest key goes first, and the rest follows it
-        if all(seat.fate(key, nonce) in (LEFT, REPLACED) for key, nonce in missing):
+        if not missing & ~presence.gone_bits:
             return 0.0  # they never come back as who they were
         if self._split != "continue":
             return None
-        linked = any(seat.peers.linked(key) and seat.fate(key, nonce) not in (LEFT, REPLACED) for key, nonce in missing)
+        linked = missing & presence.linked_bits & ~presence.gone_bits
         return timing.bereaved_s if linked else timing.bereaved_down_s
 
     def bereaved(self, now: float) -> Standing | None:

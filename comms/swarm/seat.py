@@ -13,17 +13,21 @@ from thinwire.comms.swarm.view import EpochId, Key, Nonce, Slot, View
 
 
 class Presence:
-    """Which members can take part, and for which of them a leader waits (all but those that leave); as a set and as bits of the view."""
+    """Members as bits of the view: who can take part (also as a set), for whom a leader waits (all of them but those that leave), who never
+    comes back as who it was, and who has a link.
+    """
 
     def __init__(self) -> None:
         self.present: set[Key] = set()
-        self.present_bits = self.waited_bits = 0
+        self.present_bits = self.waited_bits = self.gone_bits = self.linked_bits = 0
 
-    def put(self, key: Key, at: int, *, present: bool, waited: bool) -> None:
+    def put(self, key: Key, at: int, *, present: bool, waited: bool, gone: bool, linked: bool) -> None:
         """What is now true of one member."""
         (self.present.add if present else self.present.discard)(key)
         self.present_bits = self.present_bits & ~(1 << at) | present << at
         self.waited_bits = self.waited_bits & ~(1 << at) | waited << at
+        self.gone_bits = self.gone_bits & ~(1 << at) | gone << at
+        self.linked_bits = self.linked_bits & ~(1 << at) | linked << at
 
 
 class Seat:
@@ -86,7 +90,8 @@ class Seat:
             fate = self.fate(key, self.view.nonces[at])
             here = self.view.nonces[at] == self.nonce if key == self.me else self.peers.up(key)
             present = here and fate in (STAYS, LEFT)
-            presence.put(key, at, present=present, waited=present and fate == STAYS)
+            gone = not present and fate in (LEFT, REPLACED)
+            presence.put(key, at, present=present, waited=present and fate == STAYS, gone=gone, linked=self.peers.linked(key))
 
     def fate(self, key: Key, nonce: Nonce) -> int:
         """Whether a member stays, or why it goes."""
