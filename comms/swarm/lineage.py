@@ -11,7 +11,7 @@ and between equals the one with the higher digest.
 from dataclasses import dataclass
 
 from thinwire.comms.swarm.archive import Archive
-from thinwire.comms.swarm.decision import LEFT, REPLACED, Standing
+from thinwire.comms.swarm.decision import Standing
 from thinwire.comms.swarm.effects import Rejoin
 from thinwire.comms.swarm.messages import Beat, Begun, Consent, Found
 from thinwire.comms.swarm.seat import Seat
@@ -90,17 +90,18 @@ class Lineage:
     def _delay(self) -> float | None:
         """Seconds without a quorum after which to go on without; None: never."""
         seat, timing = self._seat, self._seat.timing
-        missing = [(k, n) for k, n in zip(seat.view.members, seat.view.nonces, strict=True) if k not in seat.presence.present]
+        presence = seat.presence
+        missing = ~presence.present_bits & (1 << len(seat.view.members)) - 1
         if not seat.is_member:  # follows a group: only if nobody of it is there at all, and not for a moment's cut
             if self._split != "continue" or any(seat.reachable(key) for key in seat.others):
                 return None
             others = [key for key, peer in seat.peers.items() if peer.up and not peer.elsewhere and key < seat.me]
             return (3 if others else 2) * timing.bereaved_s  # the lowest key goes first, and the rest follows it
-        if all(seat.fate(key, nonce) in (LEFT, REPLACED) for key, nonce in missing):
+        if not missing & ~presence.gone_bits:
             return 0.0  # they never come back as who they were
         if self._split != "continue":
             return None
-        linked = any(seat.peers.linked(key) and seat.fate(key, nonce) not in (LEFT, REPLACED) for key, nonce in missing)
+        linked = missing & presence.linked_bits & ~presence.gone_bits
         return timing.bereaved_s if linked else timing.bereaved_down_s
 
     def bereaved(self, now: float) -> Standing | None:
@@ -154,7 +155,7 @@ class Lineage:
         self._seat.send(found.members, Begun(self._seat.epoch, found))
         return found
 
-    def on_begun(self, sender: Key, begun: Standing) -> Standing | None:
+    def on_begun(self, sender: Key, begun: Standing, now: float) -> Standing | None:
         """An epoch has begun that follows on this one; returns it if this member can go on there as it stands."""
         seat = self._seat
         if begun.why_not or begun.ancestors[:1] != (seat.epoch,) or (seat.is_member and seat.quorate() and begun != self.consented):
@@ -162,7 +163,7 @@ class Lineage:
         elif begun == self._again(begun) and not self._waits():
             return begun
         elif begun.slot <= seat.slot:  # this member has gone on where they have not, or has another past
-            self._give_way("the others have gone on from an earlier round", sender)
+            self._give_way("the others have gone on from an earlier round", sender, now)
         else:
             self._archive.ask(sender)
         return None
@@ -183,13 +184,17 @@ class Lineage:
         if self.base is not None and self.base.ancestors[:1] == (beat.epoch,):
             seat.send((sender,), Begun(beat.epoch, self.base))  # it may have missed the beginning, and be able to follow as it stands
         mine = Claim(seat.epoch, seat.ancestors, seat.work, seat.quorate())
-        why = gives_way(mine, Claim(beat.epoch, beat.ancestors, beat.work, beat.quorate))
+        why = gives_way(mine, Claim(beat.epoch, beat.ancestors, beat.work, beat.quorate and not beat.yielding))
         if why and beat.ancestors[:1] == (seat.epoch,):
             seat.send((sender,), seat.beat())  # the answer says from where they have gone on
         elif why and (self._yielded_at is None or now - self._yielded_at >= seat.timing.want_s):
-            self._yielded_at = now
-            self._give_way(why, sender)
+            self._give_way(why, sender, now)
 
-    def _give_way(self, why: str, sender: Key) -> None:
-        self._seat.yielding = True
+    def stay(self, now: float) -> None:
+        """Those to whom this member wanted to give way have not been heard of for a while: it stays where it is."""
+        if self._yielded_at is not None and now - self._yielded_at > 2 * self._seat.timing.want_s:
+            self._yielded_at, self._seat.yielding = None, False
+
+    def _give_way(self, why: str, sender: Key, now: float) -> None:
+        self._yielded_at, self._seat.yielding = now, True
         self._seat.emit(Rejoin(why, (sender,)))

@@ -6,28 +6,13 @@ what the driver has to do (`effects`). The same inputs in the same order give th
 
 from collections import Counter
 
+from thinwire.comms.swarm import messages as m
 from thinwire.comms.swarm.archive import Archive
 from thinwire.comms.swarm.deadline import DEFAULT, Patience, Timing
 from thinwire.comms.swarm.decision import LEFT, Decision, Standing, standing_after
 from thinwire.comms.swarm.effects import Effect, Rejoin
 from thinwire.comms.swarm.lineage import Lineage, founding
-from thinwire.comms.swarm.messages import (
-    Accept,
-    Beat,
-    Begun,
-    CatchUp,
-    Commit,
-    Found,
-    Have,
-    Join,
-    Leave,
-    Message,
-    Prepare,
-    Promise,
-    Propose,
-    Ready,
-    Rulings,
-)
+from thinwire.comms.swarm.messages import Message
 from thinwire.comms.swarm.observers import Observers
 from thinwire.comms.swarm.payloads import AHEAD, Offered, Payloads
 from thinwire.comms.swarm.peers import Peer
@@ -35,7 +20,7 @@ from thinwire.comms.swarm.round import Round, RoundMessage
 from thinwire.comms.swarm.seat import Seat
 from thinwire.comms.swarm.view import MAX_MEMBERS, EpochId, Key, Nonce, Slot, View, following
 
-OF_ROUND = (Ready, Have, Propose, Accept, Commit, Prepare, Promise)
+OF_ROUND = (m.Ready, m.Have, m.Propose, m.Accept, m.Commit, m.Prepare, m.Promise)
 MAX_STASHED = 4 * MAX_MEMBERS
 ORDER = ("beat", "flush", "deadline", "ballot", "nudge", "want", "join", "bereaved")
 FAR_FUTURE = 1e18
@@ -183,25 +168,25 @@ class Machine:
             self._seat.refuse("too many peers")
         elif key != self._seat.me:
             self._seat.peers.begin(peer, key, now)
-            self._changed(now)
+            self._changed(now, key)
             self._seat.send((key,), self._seat.beat())
             self._round.greet(key)
             if "join" in self._seat.due:
-                self._seat.send((key,), Join(self._seat.epoch, self._seat.slot))
+                self._seat.send((key,), m.Join(self._seat.epoch, self._seat.slot))
         return self._done(now)
 
     def down(self, key: Key, now: float) -> list[Effect]:
         """It has ended, or could not be made."""
         if self._seat.peers.end(key):
             self._observers.drop(key)
-            self._changed(now)
+            self._changed(now, key)
             self._round.lost(key)
         return self._done(now)
 
     def leave(self, now: float) -> list[Effect]:
         """Take part until the slot under way is decided, and no longer."""
         self._seat.leaving = True
-        self._seat.send(self._seat.peers.connected(), Leave(self._seat.epoch))
+        self._seat.send(self._seat.peers.connected(), m.Leave(self._seat.epoch))
         self._seat.record("leave")
         self._changed(now)
         return self._done(now)
@@ -242,29 +227,29 @@ class Machine:
         elif peer.bound and peer.nonce not in (nonce, peer.left):
             seat.refuse("key in use")
         else:
-            self._hear(peer, nonce, message, now)
+            self._hear(sender, peer, nonce, message, now)
             self._take(sender, nonce, peer, message, now)
         return self._done(now)
 
     # -- who is there ------------------------------------------------------------------------------------------------------------
 
-    def _hear(self, peer: Peer, nonce: Nonce, message: Message, now: float) -> None:
-        if isinstance(message, Beat):
+    def _hear(self, sender: Key, peer: Peer, nonce: Nonce, message: Message, now: float) -> None:
+        if isinstance(message, m.Beat):
             if peer.beat is not None:
                 self._seat.silence.learn(now - peer.beat)
             peer.beat = now
         elsewhere = peer.elsewhere
         if message.epoch == self._seat.epoch:
             peer.elsewhere = False
-        elif isinstance(message, Beat):
+        elif isinstance(message, m.Beat):
             peer.elsewhere = message.epoch not in self._seat.ancestors
         news = peer.silent or peer.nonce != nonce or elsewhere != peer.elsewhere
         peer.heard, peer.silent, peer.bound, peer.nonce = now, False, True, nonce
         if news:
-            self._changed(now)
+            self._changed(now, sender)
 
-    def _changed(self, now: float) -> None:
-        self._seat.changed()
+    def _changed(self, now: float, key: Key | None = None) -> None:
+        self._seat.changed(key)
         self._lineage.check(now)
 
     def _beat(self, now: float, late: float) -> None:
@@ -279,6 +264,7 @@ class Machine:
                 self._observers.drop(key)
         if news:
             self._changed(now)
+        self._lineage.stay(now)
         seat.send(seat.peers.connected(), seat.beat())
         seat.arm("beat", now + seat.timing.beat_s * seat.silence.scale)
 
@@ -287,7 +273,7 @@ class Machine:
         if seat.is_member or seat.leaving or self._replaced:
             seat.disarm("join")
             return
-        seat.send(seat.others, Join(seat.epoch, seat.slot))
+        seat.send(seat.others, m.Join(seat.epoch, seat.slot))
         seat.arm("join", now + seat.timing.join_s)
 
     # -- messages ----------------------------------------------------------------------------------------------------------------
@@ -296,37 +282,37 @@ class Machine:
         seat = self._seat
         asked = self._lineage.consented
         if asked is not None and message.epoch == asked.epoch:  # who speaks in it knows that all have consented
-            self._enter(self._lineage.on_begun(sender, asked), now)
-        if isinstance(message, Leave):
+            self._enter(self._lineage.on_begun(sender, asked, now), now)
+        if isinstance(message, m.Leave):
             peer.left = nonce
             self._observers.drop(sender)
             self._changed(now)
-        elif isinstance(message, CatchUp):  # of this epoch, or of one before it
+        elif isinstance(message, m.CatchUp):  # of this epoch, or of one before it
             self._archive.tell(sender, message.epoch, message.slot)
         elif message.epoch != seat.epoch:
-            if isinstance(message, Beat):
+            if isinstance(message, m.Beat):
                 self._lineage.meet(sender, message, now)
             else:
                 seat.refuse("another epoch")
                 seat.send((sender,), seat.beat())
         elif isinstance(message, OF_ROUND):
             self._take_of_round(sender, nonce, peer, message, now)
-        elif isinstance(message, Beat):
+        elif isinstance(message, m.Beat):
             peer.slot, peer.unfit = message.slot, None if message.quorate else message.slot
             if message.slot > self._archive.next_unknown:
                 self._archive.ask(sender)
-        elif isinstance(message, Join):
+        elif isinstance(message, m.Join):
             self._observers.add(sender, nonce, message.slot)
             self._archive.tell(sender, seat.epoch, message.slot)
-        elif isinstance(message, Begun):
-            self._enter(self._lineage.on_begun(sender, message.standing), now)
-        elif isinstance(message, Rulings) and not seat.quorate():  # of whoever has followed for longer
+        elif isinstance(message, m.Begun):
+            self._enter(self._lineage.on_begun(sender, message.standing, now), now)
+        elif isinstance(message, m.Rulings) and not seat.quorate():  # of whoever has followed for longer
             self._archive.on_rulings(sender, message)
         elif not seat.view.has(sender, nonce):
             seat.refuse("no member")
-        elif isinstance(message, Rulings):
+        elif isinstance(message, m.Rulings):
             self._archive.on_rulings(sender, message)
-        elif isinstance(message, Found):
+        elif isinstance(message, m.Found):
             self._lineage.on_found(sender, message)
         else:
             self._enter(self._lineage.on_consent(sender, message), now)
@@ -337,9 +323,9 @@ class Machine:
             peer.slot = message.slot
         if message.slot < seat.slot:
             seat.refuse("decided")
-            if isinstance(message, (Propose, Prepare, Promise)):
+            if isinstance(message, (m.Propose, m.Prepare, m.Promise)):
                 self._archive.tell(sender, seat.epoch, message.slot)
-            elif isinstance(message, Have):
+            elif isinstance(message, m.Have):
                 seat.send((sender,), seat.beat())
         elif message.slot > seat.slot:
             if message.slot == following(seat.slot, seat.fragments) and len(self._stash) < MAX_STASHED:

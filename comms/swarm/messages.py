@@ -115,12 +115,16 @@ class Rulings(_Message, frozen=True, tag="rulings"):
 
 
 class Beat(_Message, frozen=True, tag="beat"):
-    """I am alive; this is where I stand: the slot that I decide next, payloads counted so far, whether a quorum of my view is up."""
+    """I am alive; this is where I stand: the slot that I decide next, payloads counted so far, whether a quorum of my view is up.
+
+    `yielding`: I am on my way to another lineage; nobody should come to mine.
+    """
 
     number: Count
     slot: Slot
     work: Count
     quorate: bool
+    yielding: bool = False
     ancestors: Annotated[tuple[EpochField, ...], Meta(max_length=8)] = ()
 
 

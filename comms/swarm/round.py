@@ -8,11 +8,12 @@ from typing import TypeAlias
 from thinwire.comms.swarm.archive import Archive, want
 from thinwire.comms.swarm.ballots import Ballots
 from thinwire.comms.swarm.deadline import Patience
-from thinwire.comms.swarm.decision import LEFT, STAYS, Value
+from thinwire.comms.swarm.decision import Value
 from thinwire.comms.swarm.effects import Push
 from thinwire.comms.swarm.messages import Accept, Commit, Have, Prepare, Promise, Propose, Ready
 from thinwire.comms.swarm.observers import Observers
 from thinwire.comms.swarm.payloads import Offered, Payloads
+from thinwire.comms.swarm.proposal import complete, enough, propose
 from thinwire.comms.swarm.seat import Seat
 from thinwire.comms.swarm.view import Key
 
@@ -42,6 +43,7 @@ class Round:
         self._moved_at: float | None = None
         self._overdue = self._nudges = 0
         self._progress = False
+        self._doubts = True  # whether a leader that says it is unfit is given up; once, and then again with every nudge
         seat.disarm(*TIMERS)
         for key in list(self._desk.announced):
             self._mark(key)
@@ -83,8 +85,14 @@ class Round:
         self._announced |= 1 << at
         if self._desk.holds(key):
             self._held |= 1 << at
+            self._pass_on(key)
         self._haves[key] = self._haves.get(key, 0) | 1 << at
         self._progress = self._progress or before != (self._announced, self._held)
+
+    def _pass_on(self, key: Key) -> None:
+        if self._desk.announced[key].via == self._seat.me and key not in self._relayed:
+            self._relayed.add(key)
+            self._push(key, self._seat.others)
 
     def _push(self, key: Key, to: tuple[Key, ...]) -> None:
         up = tuple(k for k in to if k not in (key, self._seat.me) and self._seat.peers.up(k))
@@ -103,7 +111,6 @@ class Round:
         self._note(now)
         if self.pending and self._leader_lost():
             self._next_ballot(now)
-        self._relay()
         self._tell_held(now)
         self._lead(now)
         self._vote()
@@ -125,12 +132,6 @@ class Round:
         if self._progress or "ballot" not in self._seat.due:
             self._progress, self._moved_at = False, now
             self._seat.arm("ballot", now + self._patience.ballot_s(self.ballots.promised, self._seat.silence.seconds()))
-
-    def _relay(self) -> None:
-        for key, offered in self._desk.announced.items() if self._seat.me not in self._relayed else ():
-            if offered.via == self._seat.me and key not in self._relayed and self._desk.holds(key):
-                self._relayed.add(key)
-                self._push(key, self._seat.others)
 
     def _tell_held(self, now: float) -> None:
         self._haves[self._seat.me] = self._held
@@ -186,11 +187,13 @@ class Round:
             return
         value = self.ballots.forced()
         if value is None:
-            counted = self._complete() or (self._enough() if self._overdue else 0)
+            counted = complete(self._seat, self._announced, self._haves)
+            if not counted and self._overdue:
+                counted = enough(self._seat, self._announced, self._haves, anybody=self._overdue > 1)
             if not counted:
                 self._arm_deadline()
                 return
-            value = self._value(counted)
+            value = propose(self._seat, self._desk, counted, self._observers)
         self._seat.disarm("deadline")
         self.ballots.proposed = True
         self._offer(value, self._seat.me)
@@ -209,42 +212,6 @@ class Round:
     def on_deadline(self, now: float) -> None:
         """The leader has waited long enough; a second time: even for payloads that only some hold."""
         self._overdue += 1
-
-    def _complete(self) -> int:
-        """What counts, as bits, if everybody who is waited for has a payload and holds those of all."""
-        presence = self._seat.presence
-        if presence.waited_bits & ~self._announced:
-            return 0
-        need, common = self._announced & presence.present_bits, self._announced
-        for key in presence.waited:
-            held = self._haves.get(key, 0)
-            if need & ~held:
-                return 0
-            common &= held
-        return need | common
-
-    def _enough(self) -> int:
-        """What counts after the deadline: payloads that a quorum holds; long after it, that anybody holds who is there."""
-        found = 0
-        for at in range(len(self.view.members)):
-            holders = {k for k in self._seat.presence.present if self._haves.get(k, 0) >> at & 1}
-            if self._announced >> at & 1 and (self.view.quorum(holders) or (self._overdue > 1 and holders)):
-                found |= 1 << at
-        return found
-
-    def _value(self, counted: int) -> Value:
-        members = list(zip(self.view.members, self.view.nonces, strict=True))
-        fates = [self._seat.fate(key, nonce) for key, nonce in members]
-        if all(fates):  # everybody leaves: somebody has to be there to the last
-            fates = [STAYS if fate == LEFT and self._seat.reachable(key) else fate for fate, (key, _) in zip(fates, members, strict=True)]
-        stay = [key for fate, (key, _) in zip(fates, members, strict=True) if not fate]
-        payloads = [self._desk.announced[key] for at, (key, _) in enumerate(members) if counted >> at & 1]
-        return Value(
-            bytes(2 * fate + (counted >> at & 1) for at, fate in enumerate(fates)),
-            b"".join(p.digest for p in payloads),
-            tuple(p.nbytes for p in payloads),
-            self._observers.caught_up(self.slot, stay),
-        )
 
     def _propose(self, to: tuple[Key, ...], *, whole: bool = False) -> None:
         offered = self.ballots.offered
@@ -274,7 +241,7 @@ class Round:
         if leader == self._seat.me:
             return False
         peer = self._seat.peers.get(leader)
-        if peer is None or not self._seat.reachable(leader) or peer.unfit == self.slot:
+        if peer is None or not self._seat.reachable(leader) or (self._doubts and peer.unfit == self.slot):
             return True
         return bool(self._nudges) and peer.slot is not None and peer.slot < self.slot  # it has not come this far
 
@@ -296,6 +263,7 @@ class Round:
         if not self.ballots.join(ballot):
             return
         self._told, self._overdue, self._progress, self._lacking = None, 0, True, set()
+        self._doubts = False
         self._seat.disarm("deadline", "flush")
         if self.ballots.leader() == self._seat.me:
             self._seat.send(self._seat.others, Prepare(self._seat.epoch, self.slot, self.ballots.promised))
@@ -311,6 +279,7 @@ class Round:
     def nudge(self, now: float) -> None:
         """Say again what may have been lost."""
         self._nudges += 1
+        self._doubts = True
         self._seat.arm("nudge", now + self._seat.timing.nudge_s * self._seat.silence.scale * 2 ** min(self._nudges, 3))
         if self.outcome is not None or not self._seat.is_member:
             return

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from thinwire.comms.swarm.deadline import Silence, Timing
 from thinwire.comms.swarm.decision import DOWN, ELSEWHERE, LEFT, REPLACED, SILENT, STAYS, Standing
@@ -12,13 +12,22 @@ from thinwire.comms.swarm.peers import Peers
 from thinwire.comms.swarm.view import EpochId, Key, Nonce, Slot, View
 
 
-class Presence(NamedTuple):
-    """The members that can take part; those a leader waits for are not leaving. Also as bits of the view."""
+class Presence:
+    """Members as bits of the view: who can take part (also as a set), for whom a leader waits (all of them but those that leave), who never
+    comes back as who it was, and who has a link.
+    """
 
-    present: frozenset[Key]
-    waited: tuple[Key, ...]
-    present_bits: int
-    waited_bits: int
+    def __init__(self) -> None:
+        self.present: set[Key] = set()
+        self.present_bits = self.waited_bits = self.gone_bits = self.linked_bits = 0
+
+    def put(self, key: Key, at: int, *, present: bool, waited: bool, gone: bool, linked: bool) -> None:
+        """What is now true of one member."""
+        (self.present.add if present else self.present.discard)(key)
+        self.present_bits = self.present_bits & ~(1 << at) | present << at
+        self.waited_bits = self.waited_bits & ~(1 << at) | waited << at
+        self.gone_bits = self.gone_bits & ~(1 << at) | gone << at
+        self.linked_bits = self.linked_bits & ~(1 << at) | linked << at
 
 
 class Seat:
@@ -69,9 +78,20 @@ class Seat:
 
     # -- who is there ------------------------------------------------------------------------------------------------------------
 
-    def changed(self) -> None:
-        """Somebody came or went."""
-        self._presence = None
+    def changed(self, key: Key | None = None) -> None:
+        """A member came or went; None: anybody."""
+        if key is None or self._presence is None:
+            self._presence = None
+        else:
+            self._note(self._presence, key, self.view.index(key))
+
+    def _note(self, presence: Presence, key: Key, at: int | None) -> None:
+        if at is not None:
+            fate = self.fate(key, self.view.nonces[at])
+            here = self.view.nonces[at] == self.nonce if key == self.me else self.peers.up(key)
+            present = here and fate in (STAYS, LEFT)
+            gone = not present and fate in (LEFT, REPLACED)
+            presence.put(key, at, present=present, waited=present and fate == STAYS, gone=gone, linked=self.peers.linked(key))
 
     def fate(self, key: Key, nonce: Nonce) -> int:
         """Whether a member stays, or why it goes."""
@@ -89,16 +109,12 @@ class Seat:
         return SILENT if peer.silent else ELSEWHERE if peer.elsewhere else STAYS
 
     @property
-    def presence(self) -> "Presence":
+    def presence(self) -> Presence:
         """Which members can take part."""
         if self._presence is None:
-            pairs = list(zip(self.view.members, self.view.nonces, strict=True))
-            fates = {key: self.fate(key, nonce) for key, nonce in pairs}
-            if not self.is_member:
-                fates.pop(self.me, None)
-            present = [key for key, fate in fates.items() if fate == STAYS or (fate == LEFT and (key == self.me or self.peers.up(key)))]
-            waited = [key for key in present if fates[key] == STAYS]
-            self._presence = Presence(frozenset(present), tuple(waited), self.view.bits(present), self.view.bits(waited))
+            self._presence = Presence()
+            for at, key in enumerate(self.view.members):
+                self._note(self._presence, key, at)
         return self._presence
 
     def reachable(self, key: Key) -> bool:
@@ -132,8 +148,8 @@ class Seat:
 
     def beat(self) -> Beat:
         """Where this member stands, for others."""
-        quorate = self.is_member and not self.yielding and self.quorate()
-        return Beat(self.epoch, self.view.epoch.number, self.slot, self.work, quorate, self.ancestors)
+        quorate = self.is_member and self.quorate()
+        return Beat(self.epoch, self.view.epoch.number, self.slot, self.work, quorate, self.yielding, self.ancestors)
 
     def take(self) -> list[Effect]:
         """All that was asked for since the last time."""

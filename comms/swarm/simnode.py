@@ -153,17 +153,18 @@ class Node:
     def found(self) -> None:
         """Be the first."""
         if not self.alive:
-            self._live()
+            self.live()
         self.states = {Slot(0): b"state 0"}
         self.record("join", {"digest": b"", "round": 0, "after": self.states[Slot(0)]})
         self._run(lambda machine, now: machine.found(now))
 
     def join(self) -> None:
         """Adopt the state of a member, and follow."""
-        self._live()
+        self.live()
         self.adopt(())
 
-    def _live(self) -> None:
+    def live(self) -> None:
+        """Begin another incarnation, that has nothing yet."""
         self.incarnation += 1
         self.alive, self.paused, self.leaving, self.machine, self.adopting, self.seq = True, False, False, None, False, 0
         self.backlog, self.blobs, self.woken = [], set(), float("inf")

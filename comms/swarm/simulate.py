@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.comms.swarm.deadline import DEFAULT, Timing
-from thinwire.comms.swarm.decision import Decision
+from thinwire.comms.swarm.decision import Decision, Standing
 from thinwire.comms.swarm.effects import Push, Send, Want
 from thinwire.comms.swarm.messages import Accept, Have, Message, Prepare, Promise, Propose, pack
 from thinwire.comms.swarm.simnode import Node
@@ -119,6 +119,17 @@ class World:
             self.nodes.append(node)
             self.by_key[node.key] = node
         return self.nodes[index]
+
+    def grow(self, members: int) -> None:
+        """All begin as members of one view."""
+        pairs = sorted((node.key, node) for node in self.nodes[:members])
+        for _, node in pairs:
+            node.live()
+        standing = Standing(
+            0, bytes(16), Slot(0), bytes(32), 0, tuple(key for key, _ in pairs), tuple(node.nonce for _, node in pairs)
+        )  # fmt: skip
+        for _, node in pairs:
+            node.adopted(node.incarnation, standing, b"state 0")
 
     # -- time --------------------------------------------------------------------------------------------------------------------
 
@@ -375,14 +386,21 @@ class World:
 def simulate(
     *, seed: int, members: int, events: Sequence[Event] = (), seconds: float = 30.0, net: Net = Net(), timing: Timing = DEFAULT,
     split: str = "continue", compute_s: float = 0.3, adopt_s: float = 0.2, nbytes: int = 100_000, keep: bool = True, whole: bool = True,
+    grown: bool = False,
 ) -> Report:  # fmt: skip
-    """Run members with faults for so many simulated seconds; `whole`: at the end all must be members of one group again."""
+    """Run members with faults for so many simulated seconds.
+
+    `whole`: at the end all must be members of one group again; `keep` the history; `grown`: all are members from the beginning.
+    """
     report = Report(seed, seconds)
     world = World(report, net, timing=timing, split=split, compute_s=compute_s, adopt_s=adopt_s, nbytes=nbytes, keep=keep)
     world.node(max([members - 1, *(e[2] for e in events if e[1] in ("join", "restart"))]))
-    world.nodes[0].found()
-    for node in world.nodes[1:members]:
-        world.at(0.001 * node.index, node.join)
+    if grown:
+        world.grow(members)
+    else:
+        world.nodes[0].found()
+        for node in world.nodes[1:members]:
+            world.at(0.001 * node.index, node.join)
     for when, kind, *args in events:
         world.at(when, lambda kind=kind, args=args: world.happen(kind, *args))  # type: ignore[misc]
     world.watch()

@@ -21,6 +21,9 @@ LARGE = {
     "two members, two slots, one leaves": Case(members=2, slots=2, ballots=1, leaves=1, fair=100),
     "two members, two slots, a crash and a restart": Case(members=2, slots=2, ballots=1, crashes=1, restarts=1, fair=100),
     "two members, two slots, a newcomer": Case(members=2, slots=2, joins=1, fair=100),
+    "three members, another ballot, votes arrive at once": Case(members=3, ballots=1, prompt=True, fair=200),
+    "three members, a crash, another ballot, votes arrive at once": Case(members=3, ballots=1, crashes=1, prompt=True, fair=1000),
+    "three members, a link ends on one side, votes arrive at once": Case(members=3, ballots=1, downs=1, prompt=True, fair=5000),
     "messages delivered twice": Case(members=2, ballots=1, downs=1, again=2, fair=100),
 }
 

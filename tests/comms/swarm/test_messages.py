@@ -34,7 +34,7 @@ ALL: list[m.Message] = [
     m.Promise(EPOCH, SLOT, 3, m.Accepted(1, VALUE), b"\x01"),
     m.CatchUp(EPOCH, SLOT),
     m.Rulings(EPOCH, (m.Ruling(SLOT, 0, VALUE, HASH),)),
-    m.Beat(EPOCH, 1, SLOT, 10, True, (EPOCH,)),
+    m.Beat(EPOCH, 1, SLOT, 10, True, False, (EPOCH,)),
     m.Join(EPOCH, SLOT),
     m.Leave(EPOCH),
     m.Found(EPOCH, STANDING),

@@ -157,9 +157,11 @@ def test_history_holds_what_the_checker_proves(tmp_path: Path) -> None:
     assert verdict.decisions == report.rounds
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("members", [20, pytest.param(256, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.timeout(7200)
-def test_a_thousand_peers() -> None:
-    report = simulate(seed=1, members=1000, seconds=60, compute_s=5.0, keep=False)
+def test_many_peers(members: int) -> None:
+    """A message costs about 30 us of simulating: 1,000 peers take minutes a round."""
+    report = simulate(seed=1, members=members, seconds=12, compute_s=4.0, keep=False, grown=True)
     report.check()
-    assert report.rounds >= 10
+    assert report.rounds >= 2
+    assert median(report.latencies_s[-members:]) < 0.2
