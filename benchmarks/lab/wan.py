@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -71,6 +72,7 @@ class Lab:
     control: Control | None = None
     spaces: tuple[str, ...] = ()
     relay: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    _found: tuple[Topology, float, Link] | None = field(default=None, repr=False)  # by the last measurement
     _ports: Iterator[int] = field(default_factory=lambda: iter(range(29500, 65000)), repr=False)
 
     @property
@@ -115,11 +117,17 @@ class Lab:
         asked = Asked(**self.topology.asked()) if self.kind == "namespaces" else Asked("loopback")
         return Link(self.kind, asked)
 
-    def verify(self) -> Link:
-        """Measure round trips and rates; raises `Void` when one is off by more than 5 % (round trips: and 2 ms)."""
+    def verify(self, *, fresh_s: float = 0.0) -> Link:
+        """Measure round trips and rates; raises `Void` when one is off by more than 5 % (round trips: and 2 ms).
+
+        What was found of the same links less than `fresh_s` ago counts.
+        """
         self.check()
         if self.kind != "namespaces":
             return self.link()
+        if self._found and self._found[0] == self.topology and time.monotonic() - self._found[1] < fresh_s:
+            return self._found[2]
+        self._found = None
         for _ in range(TRIES):
             found = probe.measure(self)
             if not found.off:
@@ -127,7 +135,8 @@ class Lab:
         else:
             more = f" ({len(found.off) - 1} more)" if len(found.off) > 1 else ""
             raise Void(f"{found.off[0]}{more}; the links are not what was asked: end what else runs on this machine, or ask for less")
-        return replace(self.link(), measured=found.measured)
+        self._found = self.topology, time.monotonic(), replace(self.link(), measured=found.measured)
+        return self._found[2]
 
     def traffic(self) -> list[Traffic]:
         """Of each region so far; empty where no relay counts."""

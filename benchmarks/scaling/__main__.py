@@ -28,6 +28,7 @@ from benchmarks.suite.runs import end, not_measured, run_all
 from thinwire.comms.recipes import codec
 
 MB, MS = 1e6, 1e3
+QUICK_CODECS = ("none", "blockmax")
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Options(LinkOptions):
     COUNT: ClassVar[str] = "--peers"
 
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Up to 8 peers, short rows."""
-    codecs: tuple[str, ...] = CODECS
+    """Two codecs, up to 8 peers, short rows."""
+    codecs: tuple[str, ...] = ()
+    """By name; none int8 blockmax dct-topk, or none blockmax with --quick, unless given."""
     peers: tuple[int, ...] = ()
     """How many; 2, 4, 8 and 16 unless given."""
     rounds: int = 0
@@ -61,7 +63,8 @@ class Options(LinkOptions):
 
     def rows(self) -> list[Row]:
         """All rows that are asked for."""
-        return [Row(method, n) for n in self.counts() for method in (GLOO, *self.codecs)]
+        codecs = self.codecs or (QUICK_CODECS if self.quick else CODECS)
+        return [Row(method, n) for n in self.counts() for method in (GLOO, *codecs)]
 
     def counts(self) -> tuple[int, ...]:
         """Of peers."""

@@ -1,7 +1,7 @@
 """All suites one after the other, then the page of their results.
 
     thinwire bench all --quick       small sizes, about five minutes; ./results/quick (in a checkout benchmarks/results/quick)
-    thinwire bench all --full        about 100 minutes on two cores; ./results (in a checkout benchmarks/results)
+    thinwire bench all --full        about 70 minutes on two cores; ./results (in a checkout benchmarks/results)
     thinwire bench all --full --keep goes on where it was interrupted
 
 Each suite is a process of its own, so that one that breaks takes nothing with it; the others run, and the exit status tells.
@@ -16,17 +16,13 @@ from pathlib import Path
 import tyro
 
 from benchmarks.suite.fleet import ORPHAN
+from benchmarks.suite.full import FULL
 from benchmarks.suite.options import one_sentence, parse
 from benchmarks.suite.record import RESULTS
 
 FILES = {suite: f"{suite}.jsonl" for suite in ("training", "utilisation", "scaling", "collectives")} | {"kernels": "kernels.json"}
 ORDER = ("kernels", "collectives", "scaling", "utilisation", "training")
 PAGE = "report.html"
-# Loss against wall time on thin and thick links: a few rows of one seed; DDP goes only as far as its curve matters.
-LINKED = [
-    ["--link", link, "--rows", "ddp", "textbook", "none", "diloco", "demo", "--seeds", "0", "--steps", "100", "--steps-of", "ddp", steps]
-    for link, steps in (("10:80", "10"), ("100:80", "30"), ("1000:20", "100"))
-]
 END_S = 30.0  # an interrupted suite has its links to take down
 
 
@@ -37,7 +33,7 @@ class Options:
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """Small sizes, about five minutes."""
     full: tyro.conf.FlagCreatePairsOff[bool] = False
-    """About 100 minutes on two cores."""
+    """About 70 minutes on two cores."""
     keep: tyro.conf.FlagCreatePairsOff[bool] = False
     """Skip what the results already hold."""
     results: Path | None = None
@@ -45,7 +41,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.quick == self.full:
-            raise ValueError("say --quick (about five minutes) or --full (about 100 minutes)")
+            raise ValueError("say --quick (about five minutes) or --full (about 70 minutes)")
 
     @property
     def folder(self) -> Path:
@@ -57,8 +53,8 @@ class Options:
         if suite == "kernels" and self.keep and file.exists():  # its results are one table, not a line a run
             return []
         keep = ["--keep"] * (self.keep and suite != "kernels")
-        over = [[], *LINKED] if suite == "training" and self.full else [[]]
-        return [["bench", suite, *["--quick"] * self.quick, *more, *keep, "--results", str(file)] for more in over]
+        parts = FULL.get(suite, [[]]) if self.full else [["--quick"]]
+        return [["bench", suite, *part, *keep, "--results", str(file)] for part in parts]
 
 
 def start(words: list[str]) -> int:

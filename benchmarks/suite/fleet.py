@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
@@ -148,8 +149,10 @@ class Fleet:
             heard = wait([self._lines[rank] for rank in silent], min(max(until - time.monotonic(), 0), LOOK_S))
             self._check()
             if not heard and time.monotonic() >= until:
+                stopped = next((rank for rank in silent if _is_stopped(self._processes[rank].pid)), None)
+                why = "one hangs" if stopped is None else f"{stopped} was stopped (SIGSTOP)"
                 which = ", ".join(map(str, silent))
-                raise RunError(f"no answer in {patience_s:.0f} s from workers {which}: one hangs; run it again with --keep")
+                raise RunError(f"no answer in {patience_s:.0f} s from workers {which}: {why}; run it again with --keep")
             for rank in silent:  # who dies first is heard first: the others may die of it
                 if self._lines[rank] in heard:
                     answers[rank] = self._answer(rank)
@@ -191,6 +194,12 @@ class Fleet:
 def start_here(rank: int, argv: list[str], env: dict[str, str], **pipes: Any) -> "subprocess.Popen[bytes]":
     """Start a worker on this machine, in no lab."""
     return subprocess.Popen(argv, env=env, cwd=ROOT, **pipes)
+
+
+def _is_stopped(pid: int) -> bool:
+    """As Linux says; elsewhere nobody knows."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def written(file: IO[bytes]) -> bytes:

@@ -11,8 +11,6 @@ from benchmarks.training.meter import Meter
 from benchmarks.training.task import evaluate
 from examples.multiregion.model import GPT
 
-EVERY = 10  # steps
-
 
 class Mark(Struct):
     """What one worker saw before the step after `step`; the loss only where it is this worker's turn."""
@@ -26,15 +24,15 @@ class Mark(Struct):
 class Marks:
     """Of one worker while it trains: call it after every step."""
 
-    def __init__(self, gpt: GPT, meter: Meter, *, rank: int, workers: int, steps: int) -> None:
-        self._gpt, self._meter, self._rank, self._workers, self._steps = gpt, meter, rank, workers, steps
+    def __init__(self, gpt: GPT, meter: Meter, *, rank: int, workers: int, steps: int, every: int) -> None:
+        self._gpt, self._meter, self._rank, self._workers, self._steps, self._every = gpt, meter, rank, workers, steps, every
         self._marks: list[Mark] = []
         self._kept: dict[int, list[Tensor]] = {}
         self(0)
 
     def __call__(self, step: int) -> None:
         """Keep the weights when it is time and this worker's turn; the end of training is no mark, its model is judged anyway."""
-        if step % EVERY or step >= self._steps:
+        if step % self._every or step >= self._steps:
             return
         with self._meter.paused():
             if len(self._marks) % self._workers == self._rank:

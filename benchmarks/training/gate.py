@@ -18,13 +18,16 @@ class Gate:
             env["MASTER_ADDR"], int(env["GATE_PORT"]), is_master=env["RANK"] == "0", timeout=PATIENCE, wait_for_workers=False
         )
 
-    def cross(self, name: str) -> None:
-        """Come to the line of this name, and cross it with the last."""
+    def cross(self, name: str, word: str = "") -> bool:
+        """Come to the line of this name, and cross it with the last; whether all came with the same word."""
+        self._store.add(f"{name}/{word}", 1)
         if self._store.add(f"{name}/here", 1) == self._workers:
             self._store.set(f"{name}/open", b"1")
         self._store.wait([f"{name}/open"])
+        same = self._store.add(f"{name}/{word}", 0) == self._workers
         if self._store.add(f"{name}/gone", 1) == self._workers:
             self._store.set(f"{name}/empty", b"1")
+        return same
 
     def hold(self, name: str) -> None:
         """Worker 0 keeps the store until everybody has crossed."""

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from shutil import which
 from typing import IO, Any
@@ -31,7 +30,7 @@ LAST_WORDS_S = 2.0  # after the first death: who dies of it says so too, and the
 
 def template(run: Run, lab: Lab) -> Record:
     """The record of a run before anything was measured."""
-    sizes = {name: value for name, value in asdict(run).items() if name not in ("setting", "seed", "workers", "steps")}
+    sizes = {name: value for name, value in run.sizes.items() if name not in ("workers", "steps")}
     link = lab.link()
     return Record(
         suite="training",

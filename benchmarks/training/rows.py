@@ -68,4 +68,9 @@ ROWS: dict[str, Row] = {
     ),
     "demo": Row(Setting("demo", {}, "DeMo, defaults"), loss="ddp", megabytes=12),
 }
-QUICK = ("ddp", "powersgd-4", "textbook", "none", "diloco", "demo")
+QUICK = ("ddp", "powersgd-4", "textbook", "diloco", "demo")
+# The methods that are compared, with three seeds in `bench all --full`; their other outer rules, learning rates and codecs have one.
+COMPARED = (
+    "ddp", "powersgd-1", "powersgd-4", "post-local-sgd", "textbook", "torchft", "demo-textbook",
+    "none", "diloco", "diloco-overlap", "demo",
+)  # fmt: skip

@@ -56,6 +56,7 @@ class Run:
     warm_steps: int = 400
     batch: int = 4  # sequences of CONTEXT bytes per worker and step
     warm_batch: int = 8  # with which DDP comes to the 1.979 known on this task
+    curve: int = 10  # steps between the points of the learning curve: of what is judged, not of what is run
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
@@ -65,7 +66,11 @@ class Run:
         fields = json.loads(text)
         return cls(**(fields | {"setting": Setting(**fields["setting"])}))
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the task: what tells runs of a setting and seed apart."""
+        return {name: value for name, value in asdict(self).items() if name not in ("setting", "seed", "curve")}
+
     def key(self, link: str) -> str:
         """Of its record, over links of this name."""
-        sizes = {name: value for name, value in asdict(self).items() if name not in ("setting", "seed")}
-        return f"{self.setting.key}, seed {self.seed}, {key_of(**sizes)}, {link}"
+        return f"{self.setting.key}, seed {self.seed}, {key_of(**self.sizes)}, {link}"

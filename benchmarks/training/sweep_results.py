@@ -35,5 +35,5 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def same_run(record: dict[str, Any], run: Run) -> bool:
     """Whether a record is of this very run, whatever its label."""
-    wanted = asdict(run) | {"setting": None}
-    return record["key"] == run.setting.key and all(record[name] == value for name, value in wanted.items() if value is not None)
+    wanted = {"key": run.setting.key, "seed": run.seed, **run.sizes}
+    return all(record[name] == value for name, value in wanted.items())

@@ -1,13 +1,13 @@
 """Compute utilisation: which share of the wall time members compute, over links x steps a round x codec x overlap x loss x TCP.
 
-    python -m benchmarks.utilisation                 51 points, 25 minutes
-    python -m benchmarks.utilisation --quick         five points, two minutes
+    python -m benchmarks.utilisation                 51 points, 18 minutes
+    python -m benchmarks.utilisation --quick         five points, a minute
     python -m benchmarks.utilisation --show
 
 Four regions with one optimizer each; the compute of a step is a declared sleep (20 ms), as four regions share the cores of one machine;
-everything else is real. Every link is measured first, and a point is void when it is off by more than 5 %. What the phases do not
-explain of the wall time is the residual, at most 2 %. Records are appended to `benchmarks/results/utilisation.jsonl`. Where this machine or
-user can have no regions, links are simulated between threads of one process, and labelled so.
+everything else is real. Every link is measured first, again after a minute, and a point is void when it is off by more than 5 %. What
+the phases do not explain of the wall time is the residual, at most 2 %. Records are appended to `benchmarks/results/utilisation.jsonl`.
+Where this machine or user can have no regions, links are simulated between threads of one process, and labelled so.
 """
 
 import sys
@@ -39,7 +39,7 @@ class Options:
     rounds: int = 0
     """At most so many a point; 20, or 4 with --quick, unless given."""
     seconds: float = 0.0
-    """Of measuring a point, at least three rounds; 8, or 2 with --quick, unless given."""
+    """Of measuring a point, at least three rounds; 4, or 2 with --quick, unless given."""
     results: Path = RESULTS / "utilisation.jsonl"
     keep: tyro.conf.FlagCreatePairsOff[bool] = False
     """Skip points that the results file already holds."""
@@ -59,7 +59,7 @@ class Options:
 
     def enough(self) -> Enough:
         """How many rounds."""
-        rounds, seconds = (4, 2.0) if self.quick else (20, 8.0)
+        rounds, seconds = (4, 2.0) if self.quick else (20, 4.0)
         return Enough(self.rounds or rounds, self.seconds or seconds)
 
 

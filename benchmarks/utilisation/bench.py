@@ -22,6 +22,7 @@ from benchmarks.utilisation.points import MEMBERS, PACE_MS, RTT_MS, Point
 from benchmarks.utilisation.worker import PHASES
 
 WORKER = "benchmarks.utilisation.worker"
+FRESH_S = 60.0  # points of one link lie next to each other: a measurement serves those of a minute
 MOST_RESIDUAL = 0.02  # of the wall time that nobody can account for
 
 
@@ -77,7 +78,7 @@ class Bench:
         if lab is None:
             return made_of(template, self._workers(lab).ask(asked, self._enough), None)
         lab.change(point.topology)
-        template = replace(template, link=lab.verify())
+        template = replace(template, link=lab.verify(fresh_s=FRESH_S))
         where = {"address": lab.address, "port": lab.port()}
         return made_of(template, self._workers(lab).ask(asked | where, self._enough, lab.traffic), lab)
 

@@ -34,6 +34,7 @@ class Paced:
     def __init__(self, point: Point, pace_s: float, group: Group) -> None:
         torch.manual_seed(0)
         self._gpt, self._pace_s, self._every, self._group = GPT(), pace_s, point.sync_every, group
+        self._warm_rounds = point.warm_rounds
         for p in self._gpt.parameters():
             p.grad = torch.randn_like(p)
         inner = torch.optim.SGD(self._gpt.parameters(), lr=1e-3)
@@ -52,10 +53,10 @@ class Paced:
         self._inner_s += time.perf_counter() - self._inner_began
 
     def prepare(self) -> float:
-        """Two windows: the first brings members together, the second says how long one takes."""
-        self._window(Spans())
-        began = time.perf_counter()
-        self._window(Spans())
+        """Windows that do not count: the first brings members together, the last says how long one takes."""
+        for _ in range(self._warm_rounds):
+            began = time.perf_counter()
+            self._window(Spans())
         return time.perf_counter() - began
 
     def run(self, rounds: int) -> dict[str, Any]:

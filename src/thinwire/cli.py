@@ -36,7 +36,7 @@ usage: thinwire COMMAND ...
   thinwire bench training      loss against bytes and against wall time, for each method
   thinwire bench utilisation   the share of the time that is training, over links and settings
   thinwire bench scaling       bytes and time of a sync for 2, 4, 8, 16 peers
-  thinwire bench all           all of these (--quick: about 5 minutes, --full: about 100), then the report
+  thinwire bench all           all of these (--quick: about 5 minutes, --full: about 70), then the report
   thinwire report RESULTS -o report.html
                                one page with tables and pictures of what was measured
 

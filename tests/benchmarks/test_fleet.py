@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -105,6 +106,16 @@ def test_a_worker_that_hangs_is_named_with_the_remedy(monkeypatch: pytest.Monkey
     hangs = HANGS.replace("HERE", 'row["hung"] == int(os.environ["RANK"])')
     with Fleet("unused", 2, of(hangs, [])) as fleet, pytest.raises(RunError, match=r"^no answer in 0 s from workers 1: .* --keep"):
         fleet.ask({"victim": None, "hung": 1}, Enough(3))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_a_worker_that_was_stopped_is_told_from_those_that_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    with Fleet("unused", 2, of(STUB, started)) as fleet:
+        started[1].send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(fleets, "PATIENCE_S", 1.0)
+        with pytest.raises(RunError, match=r"^no answer in 1 s from workers (0, )?1: 1 was stopped \(SIGSTOP\); run it again with --keep$"):
+            fleet.ask({"victim": None}, Enough())
 
 
 def test_links_that_are_gone_end_a_row() -> None:

@@ -14,7 +14,7 @@ from benchmarks.lab import namespaces, probe, wan
 from benchmarks.lab.namespaces import LabError
 from benchmarks.lab.topology import Region, Topology, Way
 from benchmarks.lab.wan import Lab, Void, open_lab, open_loopback
-from benchmarks.suite.record import ROOT
+from benchmarks.suite.record import ROOT, Measured
 
 
 def why_not() -> str:
@@ -70,6 +70,25 @@ def test_what_is_not_as_asked_is_void(lab: Lab, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(lab, "topology", Topology("pair", lab.topology.regions, Way(50.0)))  # the relay knows nothing of it
     with pytest.raises(Void, match=r"between left and right is [\d.]+ ms, 50.0 ms were asked; .* ask for less"):
         lab.verify()
+
+
+@needs_lab
+def test_what_was_just_found_of_the_same_links_counts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    times: list[Topology] = []
+
+    def found(here: Lab) -> probe.Found:
+        times.append(here.topology)
+        return probe.Found(Measured(up_mbit=8.0), [])
+
+    monkeypatch.setattr(probe, "measure", found)
+    before = lab.topology
+    assert lab.verify(fresh_s=60) is lab.verify(fresh_s=60)
+    lab.change(Topology("pair", before.regions, Way(20.0)))
+    lab.verify(fresh_s=60)
+    lab.change(before)
+    for fresh_s in (60, 0):
+        lab.verify(fresh_s=fresh_s)
+    assert [topology.way.rtt_ms for topology in times] == [10, 20, 10, 10]
 
 
 @needs_lab

@@ -7,12 +7,14 @@ from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import pytest
 import tyro
 from rich.console import Console
 
 from benchmarks.collectives import __main__ as collectives
+from benchmarks.collectives.rows import GROUPS
 from benchmarks.kernels import __main__ as kernels
 from benchmarks.lab import __main__ as lab
 from benchmarks.lab import fidelity
@@ -25,8 +27,12 @@ from benchmarks.suite.record import RESULTS, Bytes, Percentiles, Record, Results
 from benchmarks.suite.runs import Due, RunError, end, run_all
 from benchmarks.suite.whole import write_whole
 from benchmarks.training import options as training
+from benchmarks.training.rows import COMPARED, ROWS
 from benchmarks.utilisation import __main__ as utilisation
 from tests.benchmarks.made_up import record
+from thinwire.comms import CODECS
+
+T = TypeVar("T")
 
 
 def test_all_runs_every_suite_and_then_the_page(tmp_path: Path) -> None:
@@ -60,16 +66,36 @@ def test_keep_goes_on_where_it_was(tmp_path: Path) -> None:
     (tmp_path / "kernels.json").write_text("{}")
     options = everything.Options(full=True, keep=True, results=tmp_path)
     assert options.commands("kernels") == []
-    assert options.commands("training")[0] == ["bench", "training", "--keep", "--results", str(tmp_path / "training.jsonl")]
+    words = options.commands("training")[0]
+    assert (words[:2], words[-3:]) == (["bench", "training"], ["--keep", "--results", str(tmp_path / "training.jsonl")])
 
 
-def test_full_trains_also_over_links_and_quick_does_not() -> None:
-    full, quick = everything.Options(full=True), everything.Options(quick=True)
-    asked = [words[2:-2] for words in full.commands("training")]
-    assert [words[:2] for words in asked] == [[], ["--link", "10:80"], ["--link", "100:80"], ["--link", "1000:20"]]
-    for words in asked:  # which the suite understands
-        assert tyro.cli(training.Options, args=words).runs()
-    assert len(quick.commands("training")) == len(full.commands("scaling")) == 1
+def asked(suite: str, kind: type[T]) -> list[T]:
+    """What --full asks of a suite, as the suite understands it."""
+    return [tyro.cli(kind, args=words[2:]) for words in everything.Options(full=True).commands(suite)]
+
+
+def test_full_trains_every_row_what_is_compared_three_times_and_some_over_links() -> None:
+    parts = asked("training", training.Options)
+    assert [part.link for part in parts] == ["", "", "10:80", "100:80", "1000:20"]
+    unshaped = [run.setting.key for part in parts[:2] for run in part.runs()]
+    times = {name: unshaped.count(row.setting.key) for name, row in ROWS.items()}
+    assert times == {name: 3 if name in COMPARED else 1 for name in ROWS}
+    assert {"ddp", "powersgd-1", "powersgd-4", "post-local-sgd", "textbook", "torchft", "demo-textbook", "diloco", "demo"} <= set(COMPARED)
+
+
+def test_full_measures_collectives_of_every_size_and_every_codec() -> None:
+    rows = [row for part in asked("collectives", collectives.Options) for row in part.rows()]
+    assert {row.nbytes for row in rows} == set(collectives.SIZES)
+    assert {row.codec for row in rows} == set(CODECS)
+    assert {row.group for row in rows} == set(GROUPS)
+    assert len({row.key("") for row in rows}) == len(rows)
+
+
+def test_quick_is_one_command_a_suite() -> None:
+    quick = everything.Options(quick=True)
+    assert all(len(quick.commands(suite)) == 1 and "--quick" in quick.commands(suite)[0] for suite in everything.ORDER)
+    assert "--quick" not in everything.Options(full=True).commands("scaling")[0]
 
 
 def test_quick_results_do_not_mix_with_the_full_ones() -> None:

@@ -66,6 +66,7 @@ def test_the_key_of_a_setting_does_not_depend_on_the_order_of_options() -> None:
 
 def test_runs_that_differ_in_anything_but_their_label_have_keys_of_their_own() -> None:
     run = Run(Setting("ddp"), seed=0)
+    assert run.key("fast") == replace(run, curve=5).key("fast")  # which changes nothing of what is run
     others = [replace(run, seed=1), replace(run, steps=100), replace(run, workers=2), replace(run, warm_seed=1), replace(run, batch=1)]
     assert len({run.key("fast"), run.key("thin"), *(other.key("fast") for other in others)}) == 7
     assert run.key("fast") == replace(run, setting=Setting("ddp", label="new name")).key("fast")
@@ -95,6 +96,7 @@ def test_settings_of_the_sweep_are_all_different() -> None:
         ({"rows": ()}, "--rows is empty"),
         ({"seeds": ()}, "--seeds is empty"),
         ({"warm_steps": -3}, "warm_steps is -3; give at least 0"),
+        ({"curve": 0}, "curve is 0; give at least 1"),
         ({"timeout_s": 0.0}, "give seconds above 0"),
     ],
 )

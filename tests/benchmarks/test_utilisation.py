@@ -1,6 +1,7 @@
 """The surface: which points, what their records must say, and that it falls back to simulated links."""
 
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,17 @@ def test_full_has_48_points_and_more_each_measured_once() -> None:
     points = full()
     assert len(points) >= 48
     assert len({point.key for point in points}) == len({point.label for point in points}) == len(points)
+
+
+def test_points_of_a_link_lie_next_to_each_other_so_that_it_is_measured_once() -> None:
+    links = [point.topology for point in full()]
+    assert sum(a != b for a, b in pairwise(links)) == len(set(links)) - 1
+
+
+def test_windows_of_seconds_are_warmed_up_once() -> None:
+    warm = {point.label: point.warm_rounds for point in full()}
+    assert warm["none, H=20, 20 Mbit/s, 80 ms, cubic"] == warm["blockmax64, H=100, 20 Mbit/s, 80 ms, cubic"] == 1
+    assert warm["none, H=20, 100 Mbit/s, 80 ms, cubic"] == warm["blockmax64, H=20, 20 Mbit/s, 80 ms, cubic"] == 2
 
 
 def test_full_covers_every_axis() -> None:
