@@ -36,6 +36,11 @@ class Access:
         self.on_trust: Callable[[Iterable[Key]], None] = lambda keys: None
         self._run_id, self._key = run_id, key
 
+    @property
+    def run(self) -> str:
+        """What tells this run from others of its name, as far as they have secrets."""
+        return f"{self._run_id} {pass_for(self.secret, self._run_id, bytes(32)).hex()[:16]}" if self.secret else self._run_id
+
     def proof(self) -> bytes:
         """What this member shows at the door; empty where it knows no secret."""
         return pass_for(self.secret, self._run_id, self._key) if self.secret else b""

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from thinwire.comms.door import Snapshot
 from thinwire.comms.swarm.access import Access
+from thinwire.comms.swarm.addressbook import AddressBook
 from thinwire.comms.swarm.entry import Found, ask_at_doors, knock
 from thinwire.comms.swarm.p2pd import key_in
 from thinwire.comms.swarm.transport import MAX_RECORD_NBYTES, PeerError, Transport
@@ -23,6 +24,8 @@ ALONE_S = 10.0  # of waiting for a second member to confirm a state, where there
 AGAIN_S = 0.1
 TOLD_S = 10.0
 MET = 32  # members that are looked up at a time
+RECALL_S = 3.0  # of trying the peers that were named before those of earlier days are tried too
+ASKED_S = 3.0  # of waiting for other members before the word of one counts that refuses
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,25 @@ class Notice:
 
 
 class Board:
-    """The notice board of one run as one member sees it."""
+    """The notice board of one run as one member sees it; `book` keeps where its members were."""
 
-    def __init__(self, transport: Transport, run_id: str, initial_peers: Sequence[str], access: Access) -> None:
-        self._transport, self._run_id, self._access = transport, run_id, access
-        self._named = {key: (address,) for address in initial_peers for key in [key_in(address)] if key not in (None, transport.key)}
+    def __init__(
+        self, transport: Transport, run_id: str, initial_peers: Sequence[str], access: Access, book: AddressBook | None = None
+    ) -> None:
+        self._transport, self._run_id, self._access, self._book = transport, run_id, access, book
+        self._named = self._doors_at(initial_peers)
+
+    def _doors_at(self, addresses: Sequence[str]) -> dict[Key, tuple[str, ...]]:
+        keyed = [(key, address) for address in addresses for key in [key_in(address)] if key is not None and key != self._transport.key]
+        return {key: tuple(address for other, address in keyed if other == key) for key, _ in keyed}
+
+    def _recall(self) -> dict[Key, tuple[str, ...]]:
+        return self._doors_at(self._book.recall(self._access.run)) if self._book is not None else {}
+
+    def _remember(self, places: Iterable[Sequence[str]]) -> None:
+        if self._book is not None:
+            everywhere = [*places, self._transport.addresses()]  # also where this member is: for the next process of this machine
+            self._book.remember(self._access.run, [address for addresses in everywhere for address in addresses])
 
     async def announce(self, *, member: bool = True) -> None:
         """Let others find this member for the next minute; or say that this process would found the run."""
@@ -71,9 +88,9 @@ class Board:
             if ours is None:
                 continue
             await self.announce()
-            strangers = [
-                (key, notice) for key, notice in (await self.announced()).items() if notice.member and not self._transport.is_up(key)
-            ]
+            members = {key: notice for key, notice in (await self.announced()).items() if notice.member}
+            self._remember(notice.addresses for key, notice in members.items() if self._transport.is_up(key))
+            strangers = [(key, notice) for key, notice in members.items() if not self._transport.is_up(key)]
             for key, notice in strangers[:MET]:
                 self._transport.connect(key, notice.addresses)
                 await knock(self._transport, key, ours, self._access.proof())  # else it may not trust what this member says
@@ -89,6 +106,7 @@ class Board:
         begun = False  # somebody has answered as a member does
         notices: dict[Key, Notice] = {}
         doors: dict[Key, tuple[str, ...]] = self._named | dict.fromkeys(known, ())
+        recalled: dict[Key, tuple[str, ...]] = {}
         while True:
             if time.monotonic() - looked > LOOK_S:
                 looked = time.monotonic()
@@ -98,9 +116,17 @@ class Board:
                 if not self._transport.is_up(key):
                     self._transport.connect(key, addresses)
             waited = time.monotonic() - began
-            alone = waited > ALONE_S
-            found = await ask_at_doors(self._transport, doors, lines, expected, proof=self._access.proof(), alone_is_enough=alone)
+            found = await ask_at_doors(
+                self._transport,
+                doors,
+                lines,
+                expected,
+                proof=self._access.proof(),
+                alone_is_enough=waited > ALONE_S,
+                one_may_refuse=waited > ASKED_S or all(map(self._transport.is_up, doors)),
+            )
             if isinstance(found, Found):
+                self._remember(found.addresses.values())
                 for key in doors.keys() - set(found.standing.members):
                     if not self._transport.is_up(key):
                         self._transport.disconnect(key)  # of members that are gone: not dialled for ever
@@ -108,16 +134,16 @@ class Board:
             begun = begun or found
             if give_up_s is not None and waited > give_up_s:
                 return None
-            nobody = (
-                not begun and not doors.keys() - self._named.keys() and (not self._named or any(map(self._transport.is_up, self._named)))
-            )
+            reached = not self._named or any(map(self._transport.is_up, self._named))
+            if waited > RECALL_S and not reached and not recalled:
+                recalled = self._recall()
+                doors |= recalled
+            nobody = not begun and reached and not doors.keys() - self._named.keys() - recalled.keys()
             if waited > LONELY_S and nobody:  # the peers to start from are there, and nobody has begun the run
                 if claimed is None:
                     claimed, looked = time.monotonic(), float("-inf")
                     await self.announce(member=False)
-                elif time.monotonic() - claimed > CLAIM_S and not any(
-                    key < self._transport.key for key, n in notices.items() if not n.member
-                ):
+                elif time.monotonic() - claimed > CLAIM_S and self._is_first(notices):
                     return None
             if waited > TOLD_S and not told:
                 told = True

@@ -142,16 +142,19 @@ async def ask_at_doors(
     *,
     proof: bytes,
     alone_is_enough: bool,
+    one_may_refuse: bool,
 ) -> Found | bool:
     """One attempt to get in at these members; else whether any of them is one. Raises `RefusedError` when the run refuses this member.
 
-    `expected` says which tensors there have to be.
+    `expected` says which tensors there have to be. Where some refuse and some do not, most of them are right, and of two halves those that
+    let this member in: one that lies keeps nobody out.
     """
     keys = [key for key in doors if transport.is_up(key)][:ASKED]  # who is gone may be announced for another minute
     answers = await _ask_all(transport, keys, Hello(hash_of(lines), proof))
-    for key, answer in answers.items():
-        if answer.refused:
-            raise RefusedError(await _why(transport, key, answer.refused, lines))
+    refusals = {key: answer.refused for key, answer in answers.items() if answer.refused}
+    if len(refusals) > len(answers) / 2 and (len(refusals) > 1 or one_may_refuse):
+        key, refused = next(iter(refusals.items()))
+        raise RefusedError(await _why(transport, key, refused, lines))
     welcomes = {key: answer for key, answer in answers.items() if answer.standing is not None}
     rounds = {answer.standing.slot.round for answer in welcomes.values() if answer.standing is not None}
     if len(rounds) > 1:  # members are a round apart: ask for what all of them still have

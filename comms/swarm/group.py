@@ -22,9 +22,10 @@ import xxhash
 from torch import Tensor
 
 from thinwire.comms.door import Door, RefusedError, Snapshot, plan_id
-from thinwire.comms.group import Group, Job, Pending
+from thinwire.comms.group import Group, Job, Pending, Waiting
 from thinwire.comms.rounds import Arrivals, Outcome, TransportError
 from thinwire.comms.swarm.access import Access
+from thinwire.comms.swarm.addressbook import AddressBook
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.board import Board
 from thinwire.comms.swarm.driver import Driver, Settled
@@ -123,7 +124,7 @@ class SwarmGroup(Group):
         self._split, self._history_folder = split, history
         self._loop = LoopThread(f"thinwire-swarm-{self.rank}")
         self._transport = transport(self.identity) if transport else self._node(named, listen, announce)
-        self._board = Board(self._transport, run_id, named, self.access)
+        self._board = Board(self._transport, run_id, named, self.access, None if transport else AddressBook())
         self._offers = Offers(self._keep, self._drop)
         self._news = threading.Condition()
         self._driver: Driver | None = None
@@ -133,6 +134,8 @@ class SwarmGroup(Group):
         self._lines: list[str] | None = None
         self._applied = 0
         self._state = ""
+        self._rounds: list[Waiting[Any]] = []  # whose bytes are not in the history yet
+        self._counted = self._counted_before = (0, 0)  # by the transport: up to the last round, and when this incarnation began
         self._delivered = False  # whether what this member brought last counted, once it is astray
         self._loss: float | None = None
         self._began = time.monotonic()
@@ -220,6 +223,7 @@ class SwarmGroup(Group):
         nonce = secrets.token_bytes(8)
         self.astray = None
         self._applied = mine.round
+        self._rounds, self._counted_before = [], self._counted
         if self._history_folder is not None:
             if self._journal is not None:
                 self._journal.close()
@@ -255,7 +259,9 @@ class SwarmGroup(Group):
         )
         if self._doorkeeper is None:
             self._doorkeeper = Doorkeeper(self._transport, lines, self._offers, self.access)
-        self._driver = self._doorkeeper.driver = driver
+        with self._news:
+            self._driver = self._doorkeeper.driver = driver
+            self._news.notify_all()
         if found is None:
             driver.found(Slot(round))
         else:
@@ -295,23 +301,27 @@ class SwarmGroup(Group):
             return Outcome(None, str(error.args[0]))
         finally:
             # All that went by since the last round: heartbeats and what newcomers got are part of what this member sent.
-            self.sent_nbytes, self.received_nbytes = self._transport.sent_nbytes, self._transport.received_nbytes
+            self._rounds.append(job.pending)
+            self._counted = self.sent_nbytes, self.received_nbytes = self._transport.sent_nbytes, self._transport.received_nbytes
         return replace(outcome, members=link.members, missing={})
 
     def _decide(self, header: Header, frame: Tensor) -> Settled:
         """Bring a frame, and wait until its slot is decided."""
-        if self._driver is None:
+        driver = self._driver
+        if driver is None:
             raise TransportError("this member has not entered the run")
-        slot, settled = Slot(header.key.round, header.key.fragment), self._driver.settled
+        slot = Slot(header.key.round, header.key.fragment)
         if self._journal is not None:
             self._journal.append("begin", round=slot.round, fragment=slot.fragment, before=self._state)
-        self._loop.call(self._driver.start, slot, header, frame)
+        self._loop.call(driver.start, slot, header, frame)
         with self._news:
-            while (found := settled.get(slot)) is None:
+            while (found := driver.settled.get(slot)) is None:
                 if self._left:
                     raise TransportError("this member has left the group")
                 if self.astray is not None:
                     raise Astray(self.astray, self._delivered)
+                if self._driver is not driver:
+                    raise TransportError("this member has come back as another incarnation")
                 self._news.wait(1.0)
             return found
 
@@ -367,7 +377,18 @@ class SwarmGroup(Group):
         before, self._state = self._state, _hash_of(snapshot)
         counted = {key: digest for key, digest, _ in settled.decision.counted} if settled else {}
         digest = settled.decision.epoch.digest if settled else b""
-        self._journal.append("apply", round=slot.round, digest=digest, counted=counted, before=before, after=self._state)
+        self._journal.append("apply", round=slot.round, digest=digest, counted=counted, before=before, after=self._state, **self._told())
+
+    def _told(self) -> dict[str, int]:
+        """The bytes that rounds have reported since the last event, and what the transport has counted in all."""
+        rounds, self._rounds = self._rounds, []
+        sent, received = (now - before for now, before in zip(self._counted, self._counted_before, strict=True))
+        return {
+            "sent": sum(pending.sent_nbytes for pending in rounds),
+            "received": sum(pending.received_nbytes for pending in rounds),
+            "sent_counted": sent,
+            "received_counted": received,
+        }
 
     # -- the end -------------------------------------------------------------------------------------------------------------------
 

@@ -114,6 +114,7 @@ def check(swarm: Swarm) -> None:
     verdict = verify.check(swarm.folder)
     assert not verdict.violations, verdict.violations[:5]
     assert verdict.checked["same state"] > 0
+    assert verdict.checked["bytes"] > 0
 
 
 def test_members_join_and_stay_identical(swarm: Swarm) -> None:

@@ -1,0 +1,88 @@
+"""Coming in: one member that lies keeps nobody out, and where members were is known the next day."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import thinwire
+from tests.comms.swarm.test_group import Swarm, check
+from tests.comms.swarm.test_group import swarm as swarm  # a fixture
+from thinwire.comms.swarm import board
+from thinwire.comms.swarm.addressbook import AddressBook
+from thinwire.comms.swarm.group import SwarmGroup
+from thinwire.comms.swarm.history import read
+
+
+def test_one_member_that_refuses_everybody_keeps_nobody_out(swarm: Swarm) -> None:
+    for _ in range(3):
+        swarm.add()
+        swarm.members[0].rounds(1, counted=len(swarm.members))
+    liar = swarm.members[1].group._doorkeeper
+    assert liar is not None
+    liar._hash = b"another"
+    swarm.add()
+    swarm.members[0].rounds(3, counted=4)
+    swarm.stop()
+    check(swarm)
+
+
+def test_what_members_report_is_what_their_transports_have_counted(swarm: Swarm) -> None:
+    first = swarm.add()
+    first.rounds(2)
+    other = swarm.add()
+    first.rounds(3, counted=2)
+    swarm.network.cut(first.key, other.key)
+    first.rounds(2, counted=1)
+    swarm.network.join(first.key, other.key)
+    first.rounds(3, counted=2)
+    swarm.stop()
+    applied = [event for event in read(swarm.folder) if event.kind == "apply"]
+    assert all(event.sent and event.sent_counted for event in applied if len(event.counted) > 1)
+    check(swarm)
+
+
+def trains(group: SwarmGroup, stop: threading.Event, together: threading.Event, members: int) -> None:
+    def hear(info: thinwire.RoundInfo) -> None:
+        if len(info.members) >= members:
+            together.set()
+
+    net = torch.nn.Linear(4, 4)
+    opt = thinwire.DiLoCo(torch.optim.SGD(net.parameters(), lr=0.01), group=group, sync_every=2, on_round=hear)
+    while not stop.wait(0.02):
+        opt.zero_grad()
+        net(torch.ones(1, 4)).square().mean().backward()
+        opt.step()
+    group.leave()
+
+
+def test_a_run_is_found_when_the_peer_it_was_joined_through_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(board, "RECALL_S", 0.1)
+    started: list[tuple[threading.Event, threading.Thread]] = []
+
+    def add(peers: Any) -> SwarmGroup:
+        group = SwarmGroup("run", peers, listen=("/ip4/127.0.0.1/tcp/0",))
+        stop, together = threading.Event(), threading.Event()
+        thread = threading.Thread(target=trains, args=(group, stop, together, 1 if peers is None else 2))
+        thread.start()
+        started.append((stop, thread))
+        assert together.wait(30)
+        return group
+
+    def end(stop: threading.Event, thread: threading.Thread) -> None:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+    try:
+        named = add(None).addresses()[:1]
+        add(named)
+        assert len(AddressBook().recall("run")) == 2
+        end(*started[0])
+        add(named)
+    finally:
+        for each in started:
+            end(*each)
