@@ -110,6 +110,8 @@ class SwarmGroup(Group):
         split: str = "continue",
         transport: Callable[[Identity], Transport] | None = None,
     ) -> None:
+        if initial_peers is not None and not initial_peers:
+            raise ValueError("initial_peers is empty: give the address of a member or of thinwire serve; None founds a run")
         if isinstance(identity, Identity):
             self.identity = identity
         else:
@@ -202,11 +204,11 @@ class SwarmGroup(Group):
 
     def invite(self) -> str:
         """The string to paste for whoever is to join; blocks until this member can be reached."""
-        self._open_transport()
         return str(Invite(self.run_id, tuple(self.addresses()[:4]), self.access.trust, (self.identity.key,), self.access.secret))
 
     def addresses(self) -> list[str]:
-        """Where this member is reached; for the `initial_peers` of others."""
+        """Where this member is reached; for the `initial_peers` of others. Blocks until it can be."""
+        self._open_transport()
         return self._transport.addresses()
 
     # -- entering ------------------------------------------------------------------------------------------------------------------

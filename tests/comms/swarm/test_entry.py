@@ -86,3 +86,8 @@ def test_a_run_is_found_when_the_peer_it_was_joined_through_is_gone(monkeypatch:
     finally:
         for each in started:
             end(*each)
+
+
+def test_an_empty_list_of_peers_is_refused() -> None:
+    with pytest.raises(ValueError, match="initial_peers is empty: give the address of a member"):
+        SwarmGroup("run", [])
