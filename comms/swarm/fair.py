@@ -117,7 +117,7 @@ def fingerprint(machine: Machine) -> int:
     )
     return hash(
         (
-            seat.me, seat.nonce, seat.standing, seat.leaving, seat.yielding, machine._replaced,
+            seat.me, seat.nonce, seat.standing, seat.leaving, seat.yielding, seat.fresh, machine._replaced,
             frozenset(seat.due), peers, desks,
             tuple(archive._waiting), tuple(d.chain for d in archive._waiting.values()), tuple(archive.decisions),
             frozenset(archive._wanted),

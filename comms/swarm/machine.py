@@ -140,6 +140,7 @@ class Machine:
         Raises `ValueError` for a slot more than 8 ahead.
         """
         seat = self._seat
+        seat.has_brought(seat.me)
         if slot < seat.slot:
             seat.refuse("started late")
             return self._done(now)
@@ -321,6 +322,8 @@ class Machine:
         seat = self._seat
         if peer.slot is None or message.slot > peer.slot:
             peer.slot = message.slot
+        if isinstance(message, m.Ready):
+            seat.has_brought(sender)
         if message.slot < seat.slot:
             seat.refuse("decided")
             if isinstance(message, (m.Propose, m.Prepare, m.Promise)):
@@ -358,7 +361,9 @@ class Machine:
         seat = self._seat
         self._round.close(now)
         at = seat.view.index(seat.me) if seat.is_member else None
+        seat.fresh |= {newcomer.key for newcomer in decision.value.joined}
         seat.stand(standing_after(decision, seat.fragments, seat.ancestors))
+        seat.fresh &= set(seat.view.members)
         if at is not None and decision.value.fates[at] >> 1 == LEFT:
             seat.leaving = True
         self._payloads.forget_before(seat.slot)

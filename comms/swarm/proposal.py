@@ -16,7 +16,7 @@ def complete(seat: Seat, announced: int, haves: Mapping[Key, int]) -> int:
         return 0
     need, common = announced & presence.present_bits, announced
     for at, key in enumerate(seat.view.members):
-        if not presence.waited_bits >> at & 1:
+        if not presence.waited_bits >> at & 1 and key != seat.me:
             continue
         held = haves.get(key, 0)
         if need & ~held:

@@ -13,8 +13,8 @@ from thinwire.comms.swarm.view import EpochId, Key, Nonce, Slot, View
 
 
 class Presence:
-    """Members as bits of the view: who can take part (also as a set), for whom a leader waits (all of them but those that leave), who never
-    comes back as who it was, and who has a link.
+    """Members as bits of the view: who can take part (also as a set), for whom a leader waits (all of them but those that leave and those
+    that have just come in), who never comes back as who it was, and who has a link.
     """
 
     def __init__(self) -> None:
@@ -40,6 +40,7 @@ class Seat:
         self.counts: Counter[str] = Counter()  # refusals, by reason
         self.leaving = False
         self.yielding = False  # to another lineage
+        self.fresh: frozenset[Key] = frozenset()  # members that have brought nothing yet: they are in the middle of a window
         self.due: dict[str, float] = {}  # timers
         self._effects: list[Effect] = []
         self._presence: Presence | None = None
@@ -91,7 +92,20 @@ class Seat:
             here = self.view.nonces[at] == self.nonce if key == self.me else self.peers.up(key)
             present = here and fate in (STAYS, LEFT)
             gone = not present and fate in (LEFT, REPLACED)
-            presence.put(key, at, present=present, waited=present and fate == STAYS, gone=gone, linked=self.peers.linked(key))
+            presence.put(
+                key,
+                at,
+                present=present,
+                waited=present and fate == STAYS and key not in self.fresh,
+                gone=gone,
+                linked=self.peers.linked(key),
+            )
+
+    def has_brought(self, key: Key) -> None:
+        """A member has a payload: from now on it is waited for."""
+        if key in self.fresh:
+            self.fresh -= {key}
+            self.changed(key)
 
     def fate(self, key: Key, nonce: Nonce) -> int:
         """Whether a member stays, or why it goes."""

@@ -147,6 +147,35 @@ def test_lone_fast_member_is_not_a_round_of_its_own_before_about_an_interval() -
     assert decided(bus, 0)[0] == [0, 1, 2, 3]
 
 
+def test_newcomer_is_waited_for_from_its_first_payload_on() -> None:
+    bus = Bus(3)
+    for _ in range(3):
+        bus.round()
+    bus.join(3)
+    for leader in range(4):  # whoever leads, perhaps the newcomer
+        for i in (0, 1, 2):
+            bus.start(i)
+        bus.settle()
+        assert decided(bus, 0) == ([0, 1, 2], {} if not leader else {3: "late"})
+        assert bus.members(0) == [0, 1, 2, 3]
+    slot = bus.machines[0].next_slot
+    bus.start(3)
+    for i in (0, 1):
+        bus.start(i)
+    bus.settle()
+    assert bus.machines[0].next_slot == slot
+    bus.start(2)
+    bus.settle()
+    assert decided(bus, 0) == ([0, 1, 2, 3], {})
+    for i in (0, 1, 2):
+        bus.start(i)
+    bus.settle()
+    assert bus.machines[0].next_slot.round == slot.round + 1
+    bus.start(3)
+    bus.settle()
+    assert decided(bus, 0) == ([0, 1, 2, 3], {})
+
+
 def test_payload_is_final() -> None:
     bus = Bus(2)
     bus.now += 1

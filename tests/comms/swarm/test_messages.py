@@ -233,4 +233,4 @@ class Fuzz:
 def test_a_million_fuzzed_messages_leave_machines_sound(seed: int) -> None:
     fuzz = Fuzz(seed)
     assert fuzz.run(100_000) > 25_000
-    assert fuzz.machine.next_slot.round > 7
+    assert fuzz.machine.next_slot.round > 3  # among it slots are decided

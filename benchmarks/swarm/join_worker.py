@@ -1,0 +1,129 @@
+"""One worker process: `python -m benchmarks.swarm.join_worker`; all train but the last, which joins them and leaves again and again."""
+
+import os
+import time
+from typing import Any, ClassVar
+
+import torch
+
+from benchmarks.suite.member import serve
+from examples.multiregion.model import CONTEXT, GPT
+from thinwire import DiLoCo, RoundInfo, SwarmGroup
+from thinwire.comms.swarm.identity import Identity
+
+IN_S = 120.0
+AFTERWARDS = 50  # steps after the last has gone
+JOIN_S = 5.0  # what one is taken to last, for the patience of the parent
+
+
+class Trains:
+    """A member whose step is a declared sleep and a gradient that was computed once."""
+
+    def __init__(self, asked: dict[str, Any], rank: int, group: SwarmGroup) -> None:
+        torch.manual_seed(rank)
+        self.gpt = GPT()
+        text = torch.randint(256, (1, CONTEXT + 1), generator=torch.Generator().manual_seed(rank))
+        self.gpt.loss(text).backward()
+        self.infos, self._step_s, self.group = list[RoundInfo](), asked["step_s"], group
+        inner = torch.optim.AdamW(self.gpt.parameters(), lr=1e-4)
+        settings = {"sync_every": asked["sync_every"], "codec": asked["codec"], "verify_every": 1}
+        self.opt = DiLoCo(inner, group=group, on_round=self.infos.append, **settings)
+
+    def step(self) -> tuple[float, float, bool]:
+        """When it began, what the optimizer took beside the sleep, and whether a round was due or landed."""
+        rounds = len(self.infos)
+        time.sleep(self._step_s)
+        began = time.monotonic()
+        self.opt.step()
+        took = time.monotonic() - began
+        return began, took, len(self.infos) > rounds
+
+    @property
+    def together(self) -> int:
+        """How many counted in the last round."""
+        return len(self.infos[-1].members) if self.infos else 0
+
+    def hashes(self) -> dict[str, str]:
+        """Of the shared state before each round, for JSON."""
+        return {str(info.round): f"{info.state_hash:016x}" for info in self.infos if info.state_hash}
+
+
+class Stays:
+    """Trains while others come and go."""
+
+    def __init__(self, asked: dict[str, Any], rank: int) -> None:
+        first = Identity.from_seed(bytes.fromhex(asked["seed"]))
+        address = f"/ip4/{asked['address']}/tcp/{asked['port']}"
+        if rank == 0:
+            group = SwarmGroup(asked["run"], identity=first, listen=[address])
+        else:
+            group = SwarmGroup(asked["run"], [f"{address}/p2p/{first.peer_id}"])
+        self._trains, self._stay = Trains(asked, rank, group), asked["members"] - 1
+
+    def prepare(self) -> float:
+        _train_until(self._trains, lambda t: t.together == self._stay)
+        return JOIN_S
+
+    def run(self, joins: int) -> dict[str, Any]:
+        trains, stay = self._trains, set(self._trains.infos[-1].members)
+        steps, came = list[tuple[float, float, bool]](), set[int]()
+        while len(came) < joins or trains.together > self._stay:
+            steps.append(trains.step())
+            came |= set(trains.infos[-1].members) - stay
+        for _ in range(AFTERWARDS):
+            steps.append(trains.step())
+        return {"steps": steps, "hashes": trains.hashes()}
+
+    def check(self) -> None:
+        self._trains.opt.close()
+
+
+class Comes:
+    """Joins, takes part in three rounds and leaves."""
+
+    ROUNDS: ClassVar = 3
+
+    def __init__(self, asked: dict[str, Any], rank: int) -> None:
+        first = Identity.from_seed(bytes.fromhex(asked["seed"]))
+        os.nice(19)  # it stands for another machine: it takes no time from those that are measured
+        self._asked, self._rank = asked, rank
+        self._peers = [f"/ip4/{asked['address']}/tcp/{asked['port']}/p2p/{first.peer_id}"]
+
+    def prepare(self) -> float:
+        return 0.0
+
+    def run(self, joins: int) -> dict[str, Any]:
+        done = [self._join() for _ in range(joins)]
+        return {"joins": done}
+
+    def check(self) -> None:
+        return None
+
+    def _join(self) -> dict[str, Any]:
+        began = time.monotonic()
+        group = SwarmGroup(self._asked["run"], self._peers)
+        trains = Trains(self._asked, self._rank, group)
+        trains.step()
+        entered, received = time.monotonic(), group._transport.received_nbytes
+        _train_until(trains, lambda t: t.together == self._asked["members"])
+        counted = time.monotonic()
+        for _ in range(self.ROUNDS):
+            rounds = len(trains.infos)
+            _train_until(trains, lambda t, r=rounds: len(t.infos) > r)  # type: ignore[misc]
+        state = sum(tensor.numel() * tensor.element_size() for tensor in trains.opt._agreed_tensors().values())
+        trains.opt.close()
+        times = {"began": began, "entered": entered, "counted": counted, "ended": time.monotonic()}
+        return {"times": times, "received": received, "state": state, "hashes": trains.hashes()}
+
+
+def _train_until(trains: Trains, good: Any) -> None:
+    until = time.monotonic() + IN_S
+    while not good(trains):
+        if time.monotonic() > until:
+            raise TimeoutError(f"not in {IN_S:.0f} s: {trains.together} count, {trains.group!r}")
+        trains.step()
+
+
+if __name__ == "__main__":
+    rank = int(os.environ["RANK"])
+    serve(lambda asked: Comes(asked, rank) if rank == asked["members"] - 1 else Stays(asked, rank))

@@ -1,0 +1,215 @@
+"""What a newcomer costs those that train: 200 join one after the other, over real links, and every one is compared bit for bit.
+
+    python -m benchmarks.swarm.joins                 3 members and a newcomer, 200 Mbit/s and 20 ms (root)
+    python -m benchmarks.swarm.joins --joins 20 --link 20:80
+    python -m benchmarks.swarm.joins --show
+
+Members sleep 20 ms a step, which stands for their computing, so that few processors carry all of them; what `opt.step()` takes beside is
+compared between the steps while somebody comes in (from its first word to the round that counts it) and those while nobody does. Each run
+appends one record to `benchmarks/results/joins.jsonl`.
+"""
+
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean
+
+import tyro
+from msgspec.structs import replace
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.suite.fleet import Enough
+from benchmarks.suite.kept import Kept, Opened
+from benchmarks.suite.link import LinkOptions
+from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.record import FAILED, OK, RESULTS, Asked, Link, Made, Percentiles, Record
+from benchmarks.suite.runs import Due, RunError, end, not_measured, run_all
+from thinwire.comms.recipes import codec
+
+BYTES_GOAL = 1.05
+MS = 1e3
+
+
+@dataclass(frozen=True)
+class Options(LinkOptions):
+    """Measure joins."""
+
+    link: str = "200:20"
+    members: int = 4
+    """With the newcomer."""
+    joins: int = 200
+    codec: str = "dct-topk"
+    step_ms: float = 20.0
+    """What a step computes."""
+    sync_every: int = 20
+    """Steps of a round."""
+    results: Path = RESULTS / "joins.jsonl"
+    keep: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Skip what the results file already holds."""
+    show: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Only print what the results file holds."""
+
+    def __post_init__(self) -> None:
+        codec(self.codec)
+        if self.members < 3:
+            raise ValueError(f"members is {self.members}; give at least 3: two that train, and who joins them")
+        for name, least in (("joins", 1), ("sync_every", 1), ("step_ms", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least {least}")
+        self.regions(self.members)
+
+
+class Bench(Kept):
+    """Measures one setting; close it with `with`."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options.regions(options.members), "benchmarks.swarm.join_worker")
+        self._options = options
+
+    def due(self) -> Iterator[Due]:
+        """One run."""
+        options, link = self._options, Link("namespaces", Asked(**self.topology.asked()))
+        key = f"{options.codec}, {options.members} members, {options.joins} joins, H={options.sync_every}, {link.asked.topology}"
+        template = Record(suite="joins", key=key, status=FAILED, made=Made.now(), method=options.codec, members=options.members, link=link)
+        yield Due(template, partial(self.in_regions, template, partial(self._measure, template)))
+
+    def _measure(self, template: Record, opened: Opened) -> Record:
+        options = self._options
+        asked = {
+            "codec": options.codec,
+            "members": options.members,
+            "step_s": options.step_ms / MS,
+            "sync_every": options.sync_every,
+            "run": secrets.token_hex(8),
+            "seed": secrets.token_hex(32),
+            "address": opened.lab.address,
+            "port": opened.lab.port(),
+        }
+        seen = opened.fleet.ask(asked, Enough(options.joins, 1e6))
+        *members, newcomer = seen.seen
+        joins = newcomer["joins"]
+        ordinary, due = added([step for member in members for step in member["steps"]], [each["times"] for each in joins])
+        differ = [i for i, each in enumerate(joins) if not same_bits(each["hashes"], [member["hashes"] for member in members])]
+        state = joins[0]["state"]
+        by_transport = max(each["received"] for each in joins) / state
+        return replace(
+            template,
+            status=FAILED if differ else OK,
+            reason=f"joins {differ[:8]} held other bits than the members" if differ else None,
+            steps=sum(len(member["steps"]) for member in members),
+            link=opened.link,
+            seconds={
+                "join": Percentiles.of(each["times"]["counted"] - each["times"]["began"] for each in joins),
+                "state": Percentiles.of(each["times"]["entered"] - each["times"]["began"] for each in joins),
+            },
+            numbers={
+                "joins": len(joins),
+                "added_ms": MS * ordinary.mean,
+                "added_p95_ms": MS * ordinary.p95,
+                "added_due_ms": MS * due.mean,
+                "added_due_p95_ms": MS * due.p95,
+                "state_nbytes": state,
+                "state_ratio": by_transport,
+                "interface_ratio": seen.counts[-1].received / len(joins) / state,
+            },
+            checks={"the same bits from the first round on": not differ, f"at most {BYTES_GOAL} x the state": by_transport <= BYTES_GOAL},
+        )
+
+
+@dataclass(frozen=True)
+class Added:
+    """Seconds of a step while somebody comes in, less those while nobody does."""
+
+    mean: float
+    p95: float
+
+
+def added(steps: Sequence[tuple[float, float, bool]], joins: Sequence[dict[str, float]]) -> tuple[Added, Added]:
+    """What joins add to ordinary steps, and to those in which a round is due or lands. `steps`: (when, seconds, is a round's).
+
+    >>> quiet, busy = [(t, 0.001, False) for t in range(8)], [(10.0, 0.003, False)]
+    >>> rounds = [(8.0, 0.1, True), (10.5, 0.1, True)]
+    >>> added([*quiet, *busy, *rounds], [{"began": 9.5, "counted": 11.0, "ended": 12.0}])[0]
+    Added(mean=0.002, p95=0.002)
+    """
+    found = []
+    for kind in (False, True):
+        inside, outside = list[float](), list[float]()
+        for when, took, of_round in steps:
+            if bool(of_round) is kind:
+                if any(times["began"] <= when <= times["counted"] for times in joins):
+                    inside.append(took)
+                elif not any(times["counted"] < when <= times["ended"] for times in joins):
+                    outside.append(took)
+        if not inside or not outside:
+            raise RunError("no step falls while somebody joins, or none while nobody does; ask for more --joins")
+        with_, without = Percentiles.of(inside), Percentiles.of(outside)
+        found.append(Added(mean(inside) - mean(outside), with_.p95 - without.p95))
+    return found[0], found[1]
+
+
+def same_bits(newcomer: dict[str, str], members: Sequence[dict[str, str]]) -> bool:
+    """Whether a newcomer's state was that of all members before each round that it took part in, and there was one."""
+    common = [(mine, other[round_]) for round_, mine in newcomer.items() for other in members if round_ in other]
+    return bool(common) and all(mine == other for mine, other in common)
+
+
+def table(records: Sequence[Record]) -> Table:
+    """A row a run."""
+    made = Table(title="swarm: joins", title_justify="left")
+    for heading in (
+        "codec",
+        "joins",
+        "link",
+        "join s p50 / p99",
+        "state s p50",
+        "added ms a step (p95)",
+        "a round's step (p95)",
+        "x state",
+        "on the wire",
+        "same bits",
+    ):
+        made.add_column(heading, justify="left" if heading in ("codec", "link") else "right")
+    for record in records:
+        if not record.seconds or record.link is None:
+            continue
+        numbers, join, state = record.numbers, record.seconds["join"], record.seconds["state"]
+        made.add_row(
+            record.method,
+            f"{numbers['joins']:.0f}",
+            record.link.asked.topology,
+            f"{join.p50:.2f} / {join.p99:.2f}",
+            f"{state.p50:.2f}",
+            f"{numbers['added_ms']:.2f} ({numbers['added_p95_ms']:.2f})",
+            f"{numbers['added_due_ms']:.1f} ({numbers['added_due_p95_ms']:.1f})",
+            f"{numbers['state_ratio']:.3f}",
+            f"{numbers['interface_ratio']:.3f}",
+            "yes" if record.checks["the same bits from the first round on"] else "NO",
+        )
+    return made
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    with one_sentence():
+        options = parse(Options, argv, __doc__)
+        if options.show:
+            records: list[Record] = held(options.results, "joins")
+        else:
+            with Bench(options) as bench:
+                records = run_all(bench.due(), options.results, console, keep=options.keep)
+    with complete(options.results):
+        console.print(table(records))
+        for line in not_measured(records):
+            console.print(line, markup=False, highlight=False)
+    if not options.show:
+        end(records)
+
+
+if __name__ == "__main__":
+    main()
