@@ -7,6 +7,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks.suite.record import OK, Asked, Link, Made, Percentiles, Record
+from benchmarks.suite.runs import RunError
+from benchmarks.swarm import joins
 from benchmarks.swarm.__main__ import Bench, Options, table
 
 
@@ -41,3 +43,29 @@ def test_the_table_shows_what_was_measured() -> None:
     out = io.StringIO()
     Console(file=out, width=160).print(table([record]))
     assert all(word in out.getvalue() for word in ("dct-topk", "23,472", "0.188", "0.500", "1.75", "yes"))
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"members": 2}, "at least 3"),
+        ({"joins": 0}, "joins is 0"),
+        ({"codec": "nonsense"}, "nonsense"),
+        ({"step_ms": -1.0}, "step_ms is -1"),
+    ],
+)
+def test_joins_that_cannot_be_measured_are_refused(given: dict[str, object], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        joins.Options(**given)  # type: ignore[arg-type]
+
+
+def test_a_newcomer_has_to_share_a_round_and_its_bits_with_all_members() -> None:
+    members = [{"7": "a", "8": "b"}, {"7": "a", "8": "b"}]
+    assert joins.same_bits({"8": "b", "9": "c"}, members)
+    assert not joins.same_bits({"8": "a"}, members)
+    assert not joins.same_bits({"9": "c"}, members)
+
+
+def test_what_joins_add_needs_steps_with_and_without() -> None:
+    with pytest.raises(RunError, match="ask for more --joins"):
+        joins.added([(1.0, 0.1, False)], [{"began": 0.0, "counted": 2.0, "ended": 3.0}])
