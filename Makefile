@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VENV36 := .venv36
 
-.PHONY: help setup demo test test-slow test-triton36 fuzz lint format bench bench-kernels build clean
+.PHONY: help setup demo test test-slow test-triton36 fuzz lint format bench bench-kernels chaos build clean
 
 help:
 	@echo "make demo           train on 4 workers of this machine, dense and compressed; ends with report.png"
@@ -20,6 +20,7 @@ help:
 	@echo "make format         let ruff format and fix"
 	@echo "make bench          loss against bytes on the wire, a table"
 	@echo "make bench-kernels  time of the kernels against the speed of memory and against torch, a table"
+	@echo "make chaos          kill, freeze and cut members of a swarm on this machine, then prove that nothing went wrong"
 	@echo "make build          a wheel in dist/"
 	@echo "make clean          remove $(VENV), $(VENV36) and everything built"
 
@@ -76,6 +77,9 @@ bench: $(STAMP)
 
 bench-kernels: $(STAMP)
 	$(BIN)/python -m benchmarks.kernels $(ARGS)
+
+chaos: $(STAMP)
+	$(BIN)/thinwire chaos $(ARGS)
 
 build: $(STAMP)
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps -w dist .

@@ -1,8 +1,8 @@
 """What a round of a swarm takes over links like yours: members find each other over libp2p, one in each region of the lab.
 
-    python -m benchmarks.swarm                     4 regions, 20 Mbit/s and 80 ms: a minute (root)
-    python -m benchmarks.swarm --link 100:40 --members 6 --codecs dct-topk int8
-    python -m benchmarks.swarm --show
+    thinwire bench swarm                     4 regions, 20 Mbit/s and 80 ms: a minute (root)
+    thinwire bench swarm --link 100:40 --members 6 --codecs dct-topk int8
+    thinwire bench swarm --show
 
 The floor is what no protocol beats that gives every member every payload: a payload to each of the others over one uplink, and two round
 trips to agree on what counts. Each codec appends one record to `benchmarks/results/swarm.jsonl`.

@@ -1,8 +1,8 @@
 """What a newcomer costs those that train: 200 join one after the other, over real links, and every one is compared bit for bit.
 
-    python -m benchmarks.swarm.joins                 3 members and a newcomer, 200 Mbit/s and 20 ms (root)
-    python -m benchmarks.swarm.joins --joins 20 --link 20:80
-    python -m benchmarks.swarm.joins --show
+    thinwire bench joins                 3 members and a newcomer, 200 Mbit/s and 20 ms (root)
+    thinwire bench joins --joins 20 --link 20:80
+    thinwire bench joins --show
 
 Members sleep 20 ms a step, which stands for their computing, so that few processors carry all of them; what `opt.step()` takes beside is
 compared between the steps while somebody comes in (from its first word to the round that counts it) and those while nobody does. Each run

@@ -11,8 +11,9 @@ from types import ModuleType
 
 import thinwire
 
-SUITES = {name: f"benchmarks.{name}.__main__" for name in ("kernels", "collectives", "training", "utilisation", "scaling")} | {
-    "all": "benchmarks.suite.__main__"
+SUITES = {name: f"benchmarks.{name}.__main__" for name in ("kernels", "collectives", "training", "utilisation", "scaling", "swarm")} | {
+    "joins": "benchmarks.swarm.joins",
+    "all": "benchmarks.suite.__main__",
 }
 SWARM = ("keygen", "serve", "invite", "join", "status", "doctor", "verify")
 USAGE, INTERRUPTED = 2, 130  # 1 comes from a suite: a run failed
@@ -36,12 +37,14 @@ usage: thinwire COMMAND ...
   thinwire bench training      loss against bytes and against wall time, for each method
   thinwire bench utilisation   the share of the time that is training, over links and settings
   thinwire bench scaling       bytes and time of a sync for 2, 4, 8, 16 peers
-  thinwire bench all           all of these (--quick: about 5 minutes, --full: about 70), then the report
+  thinwire bench swarm         a round of a swarm over thin links, against what no protocol beats
+  thinwire bench joins         what a newcomer to a swarm costs those that train, 200 times
+  thinwire bench all           the first five of these (--quick: about 5 minutes, --full: about 70), then the report
   thinwire report RESULTS -o report.html
                                one page with tables and pictures of what was measured
 
 `thinwire COMMAND --help` tells the options. Results go to ./results, in a checkout to
-benchmarks/results. The links of `training`, `utilisation` and `scaling` need root and iproute2.
+benchmarks/results. All links but those of `kernels` and `collectives` need root and iproute2.
 
 exit status: 0 all is well; 1 a run failed, its link was not what was asked, a law is broken; 2 wrong usage, or something that is missing
 here; 130 interrupted (finished runs are kept; --keep goes on from there). `join` ends with the status of its script.
@@ -111,7 +114,7 @@ def load(module: str) -> ModuleType:
     if sys.path[0] != place:
         sys.path.insert(0, place)
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in (place, os.environ.get("PYTHONPATH")) if path)
-    return imported(module, "swarm,bench" if module.startswith("benchmarks.chaos") else "bench")
+    return imported(module, "swarm,bench" if module.startswith(("benchmarks.chaos", "benchmarks.swarm")) else "bench")
 
 
 def imported(module: str, extras: str) -> ModuleType:
