@@ -1,6 +1,6 @@
 """What a newcomer costs those that train: 200 join one after the other, over real links, and every one is compared bit for bit.
 
-    thinwire bench joins                 3 members and a newcomer, 200 Mbit/s and 20 ms (root)
+    thinwire bench joins                 3 members and a newcomer, 200 Mbit/s and 20 ms: half an hour or more (root)
     thinwire bench joins --joins 20 --link 20:80
     thinwire bench joins --show
 
