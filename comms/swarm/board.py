@@ -106,12 +106,14 @@ class Board:
         begun = False  # somebody has answered as a member does
         notices: dict[Key, Notice] = {}
         doors: dict[Key, tuple[str, ...]] = self._named | dict.fromkeys(known, ())
-        recalled: dict[Key, tuple[str, ...]] = {}
+        recalled: dict[Key, tuple[str, ...]] | None = None  # from other days; whoever is announced is of today
         while True:
             if time.monotonic() - looked > LOOK_S:
                 looked = time.monotonic()
                 notices = await self.announced()
-                doors |= {key: notice.addresses for key, notice in notices.items() if notice.member}
+                members = {key: notice.addresses for key, notice in notices.items() if notice.member}
+                doors |= members
+                recalled = recalled and {key: addresses for key, addresses in recalled.items() if key not in members}
             for key, addresses in doors.items():
                 if not self._transport.is_up(key):
                     self._transport.connect(key, addresses)
@@ -135,10 +137,10 @@ class Board:
             if give_up_s is not None and waited > give_up_s:
                 return None
             reached = not self._named or any(map(self._transport.is_up, self._named))
-            if waited > RECALL_S and not reached and not recalled:
-                recalled = self._recall()
+            if waited > RECALL_S and not reached and recalled is None:
+                recalled = {key: addresses for key, addresses in self._recall().items() if key not in doors}
                 doors |= recalled
-            nobody = not begun and reached and not doors.keys() - self._named.keys() - recalled.keys()
+            nobody = not begun and reached and not doors.keys() - self._named.keys() - (recalled or {}).keys()
             if waited > LONELY_S and nobody:  # the peers to start from are there, and nobody has begun the run
                 if claimed is None:
                     claimed, looked = time.monotonic(), float("-inf")

@@ -303,7 +303,8 @@ class SwarmGroup(Group):
             return Outcome(None, str(error.args[0]))
         finally:
             # All that went by since the last round: heartbeats and what newcomers got are part of what this member sent.
-            self._rounds.append(job.pending)
+            if self._journal is not None:
+                self._rounds.append(job.pending)
             self._counted = self.sent_nbytes, self.received_nbytes = self._transport.sent_nbytes, self._transport.received_nbytes
         return replace(outcome, members=link.members, missing={})
 

@@ -14,6 +14,7 @@ from thinwire.comms.swarm import board
 from thinwire.comms.swarm.addressbook import AddressBook
 from thinwire.comms.swarm.group import SwarmGroup
 from thinwire.comms.swarm.history import read
+from thinwire.comms.swarm.memory import Network
 
 
 def test_one_member_that_refuses_everybody_keeps_nobody_out(swarm: Swarm) -> None:
@@ -91,3 +92,15 @@ def test_a_run_is_found_when_the_peer_it_was_joined_through_is_gone(monkeypatch:
 def test_an_empty_list_of_peers_is_refused() -> None:
     with pytest.raises(ValueError, match="initial_peers is empty: give the address of a member"):
         SwarmGroup("run", [])
+
+
+def test_without_a_history_no_round_is_kept_for_it() -> None:
+    group = SwarmGroup("run", None, transport=lambda identity: Network().node(identity.key))
+    net = torch.nn.Linear(4, 4)
+    opt = thinwire.DiLoCo(torch.optim.SGD(net.parameters(), lr=0.01), group=group, sync_every=1)
+    for _ in range(5):
+        net(torch.ones(1, 4)).sum().backward()
+        opt.step()
+    opt.close()
+    assert opt.round == 5
+    assert not group._rounds
