@@ -8,7 +8,6 @@
 Each row appends one record to `benchmarks/results/collectives.jsonl`; `--keep` goes on where a run was interrupted.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +17,12 @@ from rich.console import Console
 from benchmarks.collectives.bench import Ask, Bench
 from benchmarks.collectives.rows import GROUPS, KB, MB, Row, grid
 from benchmarks.collectives.show import bytes_moved, ledger_check, speed
+from benchmarks.suite.command import command
 from benchmarks.suite.fleet import Enough
 from benchmarks.suite.link import LinkOptions
-from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.options import FileOptions
 from benchmarks.suite.record import RESULTS, Record
-from benchmarks.suite.runs import end, not_measured, run_all
+from benchmarks.suite.runs import run_all
 from thinwire.comms import CODECS
 from thinwire.comms.recipes import codec
 
@@ -32,7 +32,7 @@ QUICK_CODECS = ("none", "int8", "blockmax", "dct-topk")
 
 
 @dataclass(frozen=True)
-class Options(LinkOptions):
+class Options(LinkOptions, FileOptions):
     """Measure collectives."""
 
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -51,10 +51,6 @@ class Options(LinkOptions):
     most_s: float = 10.0
     """Rows of which one round would take longer on the link are recorded as absent."""
     results: Path = RESULTS / "collectives.jsonl"
-    keep: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Skip rows that the results file already holds."""
-    show: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Only print what the results file holds."""
 
     def __post_init__(self) -> None:
         unknown = set(self.groups) - set(GROUPS)
@@ -83,17 +79,7 @@ def measure(options: Options, console: Console) -> list[Record]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    console = Console(width=None if sys.stdout.isatty() else 220)
-    with one_sentence():
-        options = parse(Options, argv, __doc__)
-        records = held(options.results, "collectives") if options.show else measure(options, console)
-    with complete(options.results):
-        console.print(speed(records))
-        console.print(bytes_moved(records))
-        for line in [*ledger_check(records), *not_measured(records)]:
-            console.print(line, markup=False, highlight=False)
-    if not options.show:
-        end(records)
+    command("collectives", Options, argv, __doc__, measure=measure, show=lambda r: [speed(r), bytes_moved(r), *ledger_check(r)], width=220)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +17,7 @@ from benchmarks.lab.namespaces import refuse_if_impossible
 from benchmarks.lab.probe import Probes, measure
 from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import open_lab
-from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.options import FileOptions, complete, held, one_sentence, parse
 from benchmarks.suite.record import OK, RESULTS, VOID, Link, Made, Measured, Record
 from benchmarks.suite.runs import Due, end, run_all
 
@@ -29,14 +28,10 @@ TCP_SHARE = 1448 / 1500  # of a packet
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FileOptions):
     """Measure the lab itself."""
 
     results: Path = RESULTS / "fidelity.jsonl"
-    keep: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Skip what the results file already holds."""
-    show: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Only print what the results file holds."""
 
 
 def due() -> list[Due]:

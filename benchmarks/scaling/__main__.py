@@ -8,7 +8,6 @@ An all-gather brings each member (N - 1) payloads, a dense ring 2 (N - 1) / N of
 the compressed all-gather is the larger one. Each row appends one record to `benchmarks/results/scaling.jsonl`.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,12 @@ from rich.table import Table
 
 from benchmarks.scaling.bench import Bench
 from benchmarks.scaling.rows import CODECS, GLOO, PEERS, Row
+from benchmarks.suite.command import command
 from benchmarks.suite.fleet import Enough
 from benchmarks.suite.link import LinkOptions
-from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.options import FileOptions
 from benchmarks.suite.record import RESULTS, Record
-from benchmarks.suite.runs import end, not_measured, run_all
+from benchmarks.suite.runs import run_all
 from thinwire.comms.recipes import codec
 
 MB, MS = 1e6, 1e3
@@ -32,7 +32,7 @@ QUICK_CODECS = ("none", "blockmax")
 
 
 @dataclass(frozen=True)
-class Options(LinkOptions):
+class Options(LinkOptions, FileOptions):
     """Measure scaling."""
 
     COUNT: ClassVar[str] = "--peers"
@@ -48,10 +48,6 @@ class Options(LinkOptions):
     seconds: float = 0.0
     """Of measuring a row, at least three rounds; 5, or 1 with --quick, unless given."""
     results: Path = RESULTS / "scaling.jsonl"
-    keep: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Skip rows that the results file already holds."""
-    show: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Only print what the results file holds."""
 
     def __post_init__(self) -> None:
         for name in self.codecs:
@@ -121,16 +117,7 @@ def table(records: Sequence[Record]) -> Table:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    with one_sentence():
-        options = parse(Options, argv, __doc__)
-        records = held(options.results, "scaling") if options.show else measure(options, console)
-    with complete(options.results):
-        console.print(table(records))
-        for line in not_measured(records):
-            console.print(line, markup=False, highlight=False)
-    if not options.show:
-        end(records)
+    command("scaling", Options, argv, __doc__, measure=measure, show=lambda records: [table(records)])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,12 +11,23 @@ import tyro
 from benchmarks.lab.namespaces import LabError
 from benchmarks.lab.wan import Void
 from benchmarks.suite import provenance
-from benchmarks.suite.record import Record, ResultsError, read
+from benchmarks.suite.record import RESULTS, Record, ResultsError, read
 from benchmarks.suite.runs import RunError
 
 T = TypeVar("T")
 SPOILT = (KeyError, TypeError, ValueError, ZeroDivisionError)
 KEPT = "interrupted: finished runs are in the results file, --keep goes on from there"
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What a suite does with its file of results; `results` has a default of each suite's own."""
+
+    results: Path = RESULTS
+    keep: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Skip what the results file already holds."""
+    show: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Only print what the results file holds."""
 
 
 def parse(kind: type[T], argv: list[str] | None, doc: str | None) -> T:

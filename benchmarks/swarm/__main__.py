@@ -8,31 +8,30 @@ The floor is what no protocol beats that gives every member every payload: a pay
 trips to agree on what counts. Each codec appends one record to `benchmarks/results/swarm.jsonl`.
 """
 
-import secrets
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import tyro
 from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.suite.command import command
 from benchmarks.suite.fleet import Enough
 from benchmarks.suite.kept import Kept, Opened
 from benchmarks.suite.link import LinkOptions
-from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.options import FileOptions
 from benchmarks.suite.record import FAILED, OK, RESULTS, Asked, Link, Made, Percentiles, Record
-from benchmarks.suite.runs import Due, end, not_measured, run_all
+from benchmarks.suite.runs import Due, run_all
+from benchmarks.swarm.meeting import arranged
 from thinwire.comms.recipes import codec
 
 GOAL = 3.0  # times the floor
 
 
 @dataclass(frozen=True)
-class Options(LinkOptions):
+class Options(LinkOptions, FileOptions):
     """Measure rounds of a swarm."""
 
     link: str = "20:80"
@@ -43,10 +42,6 @@ class Options(LinkOptions):
     seconds: float = 10.0
     """Of measuring, at least three rounds."""
     results: Path = RESULTS / "swarm.jsonl"
-    keep: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Skip what the results file already holds."""
-    show: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Only print what the results file holds."""
 
     def __post_init__(self) -> None:
         for name in self.codecs:
@@ -81,10 +76,7 @@ class Bench(Kept):
         asked = {
             "codec": template.method,
             "members": template.members,
-            "run": secrets.token_hex(8),
-            "seed": secrets.token_hex(32),
-            "address": opened.lab.address,
-            "port": opened.lab.port(),
+            **arranged(opened.lab),
         }
         seen = opened.fleet.ask(asked, self._options.enough())
         took = Percentiles.of(max(each) for each in zip(*(member["seconds"] for member in seen.seen), strict=True))
@@ -126,22 +118,15 @@ def table(records: Sequence[Record]) -> Table:
     return made
 
 
+def measure(options: Options, console: Console) -> list[Record]:
+    """Run what is asked for."""
+    with Bench(options) as bench:
+        return run_all(bench.due(), options.results, console, keep=options.keep)
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    with one_sentence():
-        options = parse(Options, argv, __doc__)
-        if options.show:
-            records = held(options.results, "swarm")
-        else:
-            with Bench(options) as bench:
-                records = run_all(bench.due(), options.results, console, keep=options.keep)
-    with complete(options.results):
-        console.print(table(records))
-        for line in not_measured(records):
-            console.print(line, markup=False, highlight=False)
-    if not options.show:
-        end(records)
+    command("swarm", Options, argv, __doc__, measure=measure, show=lambda records: [table(records)])
 
 
 if __name__ == "__main__":

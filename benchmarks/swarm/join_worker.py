@@ -2,16 +2,17 @@
 
 import os
 import time
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from benchmarks.suite.member import serve
-from examples.multiregion.model import CONTEXT, GPT
-from thinwire import DiLoCo, RoundInfo, SwarmGroup
-from thinwire.comms.swarm.identity import Identity
+from benchmarks.swarm.meeting import group_of, learner
+from thinwire import DiLoCo, RoundInfo
 
 IN_S = 120.0
+ROUNDS = 3  # that a newcomer stays for
 AFTERWARDS = 50  # steps after the last has gone
 JOIN_S = 5.0  # what one is taken to last, for the patience of the parent
 
@@ -19,15 +20,11 @@ JOIN_S = 5.0  # what one is taken to last, for the patience of the parent
 class Trains:
     """A member whose step is a declared sleep and a gradient that was computed once."""
 
-    def __init__(self, asked: dict[str, Any], rank: int, group: SwarmGroup) -> None:
-        torch.manual_seed(rank)
-        self.gpt = GPT()
-        text = torch.randint(256, (1, CONTEXT + 1), generator=torch.Generator().manual_seed(rank))
-        self.gpt.loss(text).backward()
-        self.infos, self._step_s, self.group = list[RoundInfo](), asked["step_s"], group
-        inner = torch.optim.AdamW(self.gpt.parameters(), lr=1e-4)
+    def __init__(self, asked: dict[str, Any], rank: int) -> None:
+        self.infos, self._step_s, self.group = list[RoundInfo](), asked["step_s"], group_of(asked, rank)
+        inner = torch.optim.AdamW(learner(rank, seed=rank).parameters(), lr=1e-4)
         settings = {"sync_every": asked["sync_every"], "codec": asked["codec"], "verify_every": 1}
-        self.opt = DiLoCo(inner, group=group, on_round=self.infos.append, **settings)
+        self.opt = DiLoCo(inner, group=self.group, on_round=self.infos.append, **settings)
 
     def step(self) -> tuple[float, float, bool]:
         """When it began, what the optimizer took beside the sleep, and whether a round was due or landed."""
@@ -52,13 +49,7 @@ class Stays:
     """Trains while others come and go."""
 
     def __init__(self, asked: dict[str, Any], rank: int) -> None:
-        first = Identity.from_seed(bytes.fromhex(asked["seed"]))
-        address = f"/ip4/{asked['address']}/tcp/{asked['port']}"
-        if rank == 0:
-            group = SwarmGroup(asked["run"], identity=first, listen=[address])
-        else:
-            group = SwarmGroup(asked["run"], [f"{address}/p2p/{first.peer_id}"])
-        self._trains, self._stay = Trains(asked, rank, group), asked["members"] - 1
+        self._trains, self._stay = Trains(asked, rank), asked["members"] - 1
 
     def prepare(self) -> float:
         _train_until(self._trains, lambda t: t.together == self._stay)
@@ -81,42 +72,35 @@ class Stays:
 class Comes:
     """Joins, takes part in three rounds and leaves."""
 
-    ROUNDS: ClassVar = 3
-
     def __init__(self, asked: dict[str, Any], rank: int) -> None:
-        first = Identity.from_seed(bytes.fromhex(asked["seed"]))
         os.nice(19)  # it stands for another machine: it takes no time from those that are measured
         self._asked, self._rank = asked, rank
-        self._peers = [f"/ip4/{asked['address']}/tcp/{asked['port']}/p2p/{first.peer_id}"]
 
     def prepare(self) -> float:
         return 0.0
 
     def run(self, joins: int) -> dict[str, Any]:
-        done = [self._join() for _ in range(joins)]
-        return {"joins": done}
+        return {"joins": [self._join() for _ in range(joins)]}
 
     def check(self) -> None:
         return None
 
     def _join(self) -> dict[str, Any]:
         began = time.monotonic()
-        group = SwarmGroup(self._asked["run"], self._peers)
-        trains = Trains(self._asked, self._rank, group)
+        trains = Trains(self._asked, self._rank)
         trains.step()
-        entered, received = time.monotonic(), group._transport.received_nbytes
+        entered, received = time.monotonic(), trains.group._transport.received_nbytes
         _train_until(trains, lambda t: t.together == self._asked["members"])
         counted = time.monotonic()
-        for _ in range(self.ROUNDS):
-            rounds = len(trains.infos)
-            _train_until(trains, lambda t, r=rounds: len(t.infos) > r)  # type: ignore[misc]
+        enough = len(trains.infos) + ROUNDS
+        _train_until(trains, lambda t: len(t.infos) >= enough)
         state = sum(tensor.numel() * tensor.element_size() for tensor in trains.opt._agreed_tensors().values())
         trains.opt.close()
         times = {"began": began, "entered": entered, "counted": counted, "ended": time.monotonic()}
         return {"times": times, "received": received, "state": state, "hashes": trains.hashes()}
 
 
-def _train_until(trains: Trains, good: Any) -> None:
+def _train_until(trains: Trains, good: Callable[[Trains], bool]) -> None:
     until = time.monotonic() + IN_S
     while not good(trains):
         if time.monotonic() > until:

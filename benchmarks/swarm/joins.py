@@ -9,25 +9,24 @@ compared between the steps while somebody comes in (from its first word to the r
 appends one record to `benchmarks/results/joins.jsonl`.
 """
 
-import secrets
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
 
-import tyro
 from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.suite.command import command
 from benchmarks.suite.fleet import Enough
 from benchmarks.suite.kept import Kept, Opened
 from benchmarks.suite.link import LinkOptions
-from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.options import FileOptions
 from benchmarks.suite.record import FAILED, OK, RESULTS, Asked, Link, Made, Percentiles, Record
-from benchmarks.suite.runs import Due, RunError, end, not_measured, run_all
+from benchmarks.suite.runs import Due, RunError, run_all
+from benchmarks.swarm.meeting import arranged
 from thinwire.comms.recipes import codec
 
 BYTES_GOAL = 1.05
@@ -35,7 +34,7 @@ MS = 1e3
 
 
 @dataclass(frozen=True)
-class Options(LinkOptions):
+class Options(LinkOptions, FileOptions):
     """Measure joins."""
 
     link: str = "200:20"
@@ -48,10 +47,6 @@ class Options(LinkOptions):
     sync_every: int = 20
     """Steps of a round."""
     results: Path = RESULTS / "joins.jsonl"
-    keep: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Skip what the results file already holds."""
-    show: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Only print what the results file holds."""
 
     def __post_init__(self) -> None:
         codec(self.codec)
@@ -84,10 +79,7 @@ class Bench(Kept):
             "members": options.members,
             "step_s": options.step_ms / MS,
             "sync_every": options.sync_every,
-            "run": secrets.token_hex(8),
-            "seed": secrets.token_hex(32),
-            "address": opened.lab.address,
-            "port": opened.lab.port(),
+            **arranged(opened.lab),
         }
         seen = opened.fleet.ask(asked, Enough(options.joins, 1e6))
         *members, newcomer = seen.seen
@@ -193,22 +185,15 @@ def table(records: Sequence[Record]) -> Table:
     return made
 
 
+def measure(options: Options, console: Console) -> list[Record]:
+    """Run what is asked for."""
+    with Bench(options) as bench:
+        return run_all(bench.due(), options.results, console, keep=options.keep)
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    with one_sentence():
-        options = parse(Options, argv, __doc__)
-        if options.show:
-            records: list[Record] = held(options.results, "joins")
-        else:
-            with Bench(options) as bench:
-                records = run_all(bench.due(), options.results, console, keep=options.keep)
-    with complete(options.results):
-        console.print(table(records))
-        for line in not_measured(records):
-            console.print(line, markup=False, highlight=False)
-    if not options.show:
-        end(records)
+    command("joins", Options, argv, __doc__, measure=measure, show=lambda records: [table(records)])
 
 
 if __name__ == "__main__":

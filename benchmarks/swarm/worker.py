@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from benchmarks.suite.member import serve
-from examples.multiregion.model import CONTEXT, GPT, sha256
-from thinwire import DiLoCo, RoundInfo, SwarmGroup
-from thinwire.comms.swarm.identity import Identity
+from benchmarks.swarm.meeting import group_of, learner
+from examples.multiregion.model import sha256
+from thinwire import DiLoCo, RoundInfo
 
 ALL_IN_S = 300.0
 PAUSE_S = 0.5  # what else would be training: a newcomer gets the state meanwhile
@@ -19,20 +19,10 @@ class Rounds:
     """Times rounds in which all members count: the gradient is computed once, so that a step is the round alone."""
 
     def __init__(self, asked: dict[str, Any], rank: int) -> None:
-        torch.manual_seed(0)
-        self._gpt = GPT()
-        text = torch.randint(256, (1, CONTEXT + 1), generator=torch.Generator().manual_seed(rank))
-        self._gpt.loss(text).backward()
+        self._gpt = learner(rank, seed=0)
         self._members, self._infos = asked["members"], list[RoundInfo]()
-        # The first member's key and port are known beforehand, so that all can start at once.
-        first = Identity.from_seed(bytes.fromhex(asked["seed"]))
-        address = f"/ip4/{asked['address']}/tcp/{asked['port']}"
-        if rank == 0:
-            group = SwarmGroup(asked["run"], identity=first, listen=[address])
-        else:
-            group = SwarmGroup(asked["run"], [f"{address}/p2p/{first.peer_id}"])
         inner = torch.optim.SGD(self._gpt.parameters(), lr=1e-4)
-        self._opt = DiLoCo(inner, sync_every=1, codec=asked["codec"], group=group, on_round=self._infos.append)
+        self._opt = DiLoCo(inner, sync_every=1, codec=asked["codec"], group=group_of(asked, rank), on_round=self._infos.append)
 
     def prepare(self) -> float:
         began = time.monotonic()

@@ -7,13 +7,14 @@ from typing import ClassVar
 import tyro
 
 from benchmarks.suite.link import LinkOptions
+from benchmarks.suite.options import FileOptions
 from benchmarks.suite.record import RESULTS, Record
 from benchmarks.training.rows import QUICK, ROWS, Row
 from benchmarks.training.setting import Run
 
 
 @dataclass(frozen=True)
-class Options(LinkOptions):
+class Options(LinkOptions, FileOptions):
     """Measure the table."""
 
     COUNT: ClassVar[str] = "--workers"
@@ -37,10 +38,6 @@ class Options(LinkOptions):
     timeout_s: float = 3600.0
     """Of one run; then it is recorded as failed."""
     results: Path = RESULTS / "training.jsonl"
-    keep: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Skip runs that the results file already holds."""
-    show: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Only print what the results file holds."""
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """A few rows, one seed, 50 steps after a warm start of 100: two minutes."""
 

@@ -10,7 +10,6 @@ the phases do not explain of the wall time is the residual, at most 2 %. Records
 Where this machine or user can have no regions, links are simulated between threads of one process, and labelled so.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +17,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.suite.command import command
 from benchmarks.suite.fleet import Enough
-from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.options import FileOptions
 from benchmarks.suite.record import OK, RESULTS, Bytes, Record
-from benchmarks.suite.runs import end, not_measured, run_all
+from benchmarks.suite.runs import run_all
 from benchmarks.utilisation.bench import Bench
 from benchmarks.utilisation.points import PACE_MS, Point, full, quick
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(FileOptions):
     """Measure the utilisation."""
 
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -41,10 +41,6 @@ class Options:
     seconds: float = 0.0
     """Of measuring a point, at least three rounds; 4, or 2 with --quick, unless given."""
     results: Path = RESULTS / "utilisation.jsonl"
-    keep: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Skip points that the results file already holds."""
-    show: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Only print what the results file holds."""
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.pace_ms <= 10_000:
@@ -101,24 +97,17 @@ def table(records: list[Record]) -> Table:
     return made
 
 
+def measure(options: Options, console: Console) -> list[Record]:
+    """Run what is asked for, one point at a time."""
+    with Bench(options.enough(), options.pace_ms) as bench:
+        if bench.simulated:
+            console.print(f"links are simulated inside one process: {bench.simulated}", markup=False, highlight=False)
+        return run_all(bench.due(options.points()), options.results, console, keep=options.keep)
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    with one_sentence():
-        options = parse(Options, argv, __doc__)
-        if options.show:
-            records = held(options.results, "utilisation")
-        else:
-            with Bench(options.enough(), options.pace_ms) as bench:
-                if bench.simulated:
-                    console.print(f"links are simulated inside one process: {bench.simulated}", markup=False, highlight=False)
-                records = run_all(bench.due(options.points()), options.results, console, keep=options.keep)
-    with complete(options.results):
-        console.print(table(records))
-        for line in not_measured(records):
-            console.print(line, markup=False, highlight=False)
-    if not options.show:
-        end(records)
+    command("utilisation", Options, argv, __doc__, measure=measure, show=lambda records: [table(records)])
 
 
 if __name__ == "__main__":
