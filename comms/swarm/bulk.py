@@ -10,6 +10,7 @@ blobs go over several streams at once, as one libp2p stream carries about 60 Mbi
 """
 
 import asyncio
+import logging
 import struct
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ import xxhash
 
 from thinwire.comms.swarm.blobs import CHUNK_NBYTES, Blob, BlobStore, digest_of
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Traffic
+
+log = logging.getLogger("thinwire")
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Serve = dict[str, Callable[[Key, bytes], Awaitable[bytes]]]
@@ -105,7 +108,7 @@ class Bulk:
         while digest not in self._blobs:
             arrival = self._arrivals.get(digest)
             if arrival is None:
-                if not self.accept(peer, digest, nbytes):
+                if nbytes > self._blobs.limit_nbytes or not self.accept(peer, digest, nbytes):
                     self._traffic.refused["unwanted blob"] += 1
                     return None
                 whole: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -165,7 +168,10 @@ class Bulk:
             return _NO, b"refused\nthe peer answers no such question"
         try:
             return _GO, await handler(peer, request)
-        except PeerError as error:
+        except Exception as error:
+            if not isinstance(error, PeerError):
+                log.exception("the question %r could not be answered", name)
+                error = PeerError("refused", "the peer failed to answer")
             return _NO, f"{error.reason}\n{error.detail}".encode()[:4096]
 
     # ------------------------------------------------------------------ what we do there

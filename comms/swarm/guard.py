@@ -8,6 +8,7 @@ this guard when the parent's thread dies, even while forked children of the pare
 """
 
 import ctypes
+import fcntl
 import os
 import select
 import shutil
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> int:
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(ringer)
     _die_with(parent, signal.SIGTERM)
-    os.mkdir(folder, 0o700)
+    lock = _make(folder)
     try:
         child = _run(command)
         while not select.select([0, bell], [], [])[0]:
@@ -39,6 +40,18 @@ def main(argv: list[str]) -> int:
         return os.waitstatus_to_exitcode(status) & 0xFF
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _make(folder: str) -> int:
+    """The folder, with a lock in it from the first moment that others can see it: while we hold that, nobody sweeps it away."""
+    parent, name = os.path.split(folder)
+    draft = os.path.join(parent, f".{name}")
+    os.mkdir(draft, 0o700)
+    lock = os.open(os.path.join(draft, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(draft, folder)
+    return lock
 
 
 def _run(command: list[str]) -> int:
@@ -64,6 +77,21 @@ def _die_with(parent: int, number: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def sweep(parent: str, prefix: str) -> None:
+    """Remove the folders of guards that were killed together with their parents, and so could not do it themselves."""
+    for entry in os.scandir(parent):
+        if not entry.name.startswith(prefix):
+            continue
+        try:
+            if entry.stat(follow_symlinks=False).st_uid != os.getuid() or not entry.is_dir(follow_symlinks=False):
+                continue
+            with open(os.path.join(entry.path, "lock")) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # its guard is alive, or removes it now
+            continue
+        shutil.rmtree(entry.path, ignore_errors=True)
 
 
 if __name__ == "__main__":

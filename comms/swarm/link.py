@@ -5,11 +5,14 @@ A frame that breaks a rule ends the stream; a flood is slowed down to what the b
 """
 
 import asyncio
+import logging
 import struct
 from collections import Counter, deque
 from collections.abc import Callable
 
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, MAX_QUEUED_MESSAGES, Key, PeerError
+
+log = logging.getLogger("thinwire")
 
 HELLO = struct.Struct("<8s8s")
 MAGIC = b"twlink1\n"
@@ -96,7 +99,10 @@ class Link:
 
     def _take(self, kind: int, body: bytes, on_message: Callable[[Key, bytes], None]) -> None:
         if kind == _MESSAGE:
-            on_message(self.peer, body)
+            try:
+                on_message(self.peer, body)
+            except Exception:
+                log.exception("a message of %s could not be dealt with", self.peer.hex()[:8])  # our fault: the stream stays
         elif kind == _PING:
             if self._buffered() < _DIRECT_NBYTES:
                 self._writer.write(_FRAME.pack(_PONG, 0))

@@ -5,6 +5,7 @@ p2pd is watched: when it dies alone, it is started again under the same identity
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import struct
 import tempfile
@@ -22,6 +23,8 @@ from thinwire.comms.swarm.notices import QUESTION, Notices
 from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions, key_in
 from thinwire.comms.swarm.streams import Peers, Streams
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Transport
+
+log = logging.getLogger("thinwire")
 
 LINK = "/thinwire/link/1"
 CLOCK = "thinwire/clock"  # the question that asks for the time
@@ -214,6 +217,8 @@ class Node(Transport):
                 self.refused[error.reason] += 1
             except asyncio.CancelledError:
                 pass  # of close: asyncio would report it
+            except Exception:
+                log.exception("a stream of a peer could not be served")
             finally:
                 self._serving.discard(task)
                 writer.close()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STARTUP_S = 60.0
 _CLOSE_S = 5.0
+_PREFIX = "thinwire-p2p-"
 _MAX_ANSWER_NBYTES = 1 << 20  # of p2pd, about itself
 
 
@@ -103,7 +104,8 @@ class Daemon:
     async def start(cls, identity_file: str | Path, options: DaemonOptions) -> "Daemon":
         """Start p2pd and connect to it; raises `PeerError` with what it said when it does not come up in time."""
         library = hive()
-        folder = os.path.join(_sockets(), f"thinwire-p2p-{secrets.token_hex(8)}")
+        guard.sweep(_sockets(), _PREFIX)
+        folder = os.path.join(_sockets(), f"{_PREFIX}{secrets.token_hex(8)}")
         socket = f"{folder}/p2pd.sock"
         command = [str(library.p2pd), f"-id={identity_file}", f"-listen=/unix{socket}", *options.arguments()]
         process = await asyncio.create_subprocess_exec(

@@ -1,6 +1,7 @@
 """Nodes over libp2p on loopback: messages, blobs, questions, the board, and what is left when things die."""
 
 import asyncio
+import fcntl
 import os
 import select
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.comms.swarm.world import Diary, World, p2pd_pid
+from thinwire.comms.swarm import guard
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.node import Node
@@ -181,6 +183,17 @@ def test_a_port_must_be_named_where_addresses_are_announced() -> None:
         DaemonOptions(listen=("/ip4/0.0.0.0/tcp/31337",), announce=("/ip4/1.2.3.4/tcp/0",))
 
 
+def test_what_a_killed_guard_left_is_swept_away(tmp_path: Path) -> None:
+    for name in ("p2p-dead", "p2p-alive", "p2p-made", "other"):
+        (tmp_path / name).mkdir()
+    for name in ("p2p-dead", "p2p-alive", "other"):
+        (tmp_path / name / "lock").touch()
+    with open(tmp_path / "p2p-alive" / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        guard.sweep(str(tmp_path), "p2p-")
+    assert sorted(os.listdir(tmp_path)) == ["other", "p2p-alive", "p2p-made"]
+
+
 CHILD = """
 import asyncio, os, signal, sys
 from thinwire.comms.swarm.node import Node
@@ -213,9 +226,9 @@ def test_nothing_is_left_of_a_killed_parent(tmp_path: Path, when: str) -> None:
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "key"), when], stdout=subprocess.PIPE, env=env)
     assert child.stdout is not None
     words = child.stdout.readline().split()
-    folder, guard, p2pd, worker = words[0], *map(int, words[1:])
+    folder, guardian, p2pd, worker = words[0], *map(int, words[1:])
     try:
-        ends = [os.pidfd_open(pid) for pid in (guard, p2pd) if Path(f"/proc/{pid}").exists()]
+        ends = [os.pidfd_open(pid) for pid in (guardian, p2pd) if Path(f"/proc/{pid}").exists()]
         assert len(ends) == 2 or when == "start-up"
         child.kill()
         child.wait(10)
