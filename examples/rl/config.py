@@ -38,8 +38,11 @@ class Warmup(Table):
 
 
 class Train(Table):
-    """The learner. `groups` of `completions` make an update; `mode` is Echo's: `pull` samples under the newest weights only, `push_pull` takes what
-    comes and drops groups that are more than `max_staleness` versions old."""
+    """The learner: `groups` of `completions` make an update.
+
+    `mode` is Echo's: `pull` samples under the newest weights only, `push_pull` takes what comes and drops groups that are more than
+    `max_staleness` versions old.
+    """
 
     updates: int = 60
     groups: int = 16
@@ -102,10 +105,11 @@ class Config(Table):
         train, network = self.train, self.network
         if not self.run or len(self.run.encode()) > 64:
             raise ValueError(f"run is {self.run!r}; give a name of 1 to 64 bytes")
-        for table, names in ((train, ("updates", "groups", "publish_every")), (self.task, ("max_new_tokens",)), (self.learners, ("count", "sync_every"))):
-            for name in names:
-                if getattr(table, name) < 1:
-                    raise ValueError(f"{name} is {getattr(table, name)}; give at least 1")
+        for name in ("updates", "groups", "publish_every", "evaluate_every", "checkpoint_every"):
+            _at_least_one(name, getattr(train, name))
+        _at_least_one("max_new_tokens", self.task.max_new_tokens)
+        _at_least_one("count", self.learners.count)
+        _at_least_one("sync_every", self.learners.sync_every)
         if train.completions < 2:
             raise ValueError(f"completions is {train.completions}; give at least 2: an advantage compares them")
         if min(train.own_groups, train.foreign_groups) < 0 or train.own_groups + train.foreign_groups > train.groups:
@@ -127,6 +131,11 @@ class Config(Table):
     @property
     def verifiers(self) -> tuple[bytes, ...]:
         return tuple(map(key_from, self.network.verifiers))
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} is {value}; give at least 1")
 
 
 def key_from(text: str) -> bytes:

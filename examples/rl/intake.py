@@ -2,8 +2,8 @@
 
     parcel -> bytes (inline, or fetched from who offers them) -> unseal -> checks -> buffer -> receipt
 
-One thread does it, so that checks need no locks and the event loop is never held up; a queue that is full answers "busy". Nothing here raises
-towards a peer but a receipt that says why.
+One thread does it, so that checks need no locks and the event loop is never held up; a queue that is full answers "busy". A peer gets
+nothing but a receipt, which says why.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Protocol
 from examples.rl.checks import Checked, Checks
 from examples.rl.messages import INLINE_NBYTES, MessageError, Parcel, Receipt
 from examples.rl.reputation import Reputation
-from examples.rl.rollout import Limits, RolloutError, unseal
+from examples.rl.rollout import LIMITS, Limits, RolloutError, unseal
 from thinwire.comms.swarm.transport import Key, PeerError, Transport
 
 log = logging.getLogger("thinwire")
@@ -53,7 +53,7 @@ class Intake:
         reputation: Reputation,
         head: Callable[[], int],
         *,
-        limits: Limits = Limits(),
+        limits: Limits = LIMITS,
         on_accepted: Callable[[bytes, bytes, Checked], None] = lambda data, digest, checked: None,
     ) -> None:
         self._transport, self._run, self._checks, self._store, self._reputation = transport, run, checks, store, reputation

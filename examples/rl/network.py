@@ -1,7 +1,7 @@
 """A process's end of a run: a libp2p node in a thread of its own, a notice of its role on the board, and who else is there.
 
-Whoever is found is connected to; questions go to one peer by name. Everything that a peer may send is bounded by the transport; the handlers
-registered in `serve` check the rest.
+Whoever is found is connected to; questions go to one peer by name. The transport bounds all that a peer may send; the handlers given to
+`serve` check the rest.
 """
 
 from __future__ import annotations

@@ -40,6 +40,9 @@ class Limits:
     text_nbytes: int = 64 << 10
 
 
+LIMITS = Limits()
+
+
 class Completion(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One answer. `ids` are the tokens (uint32 little-endian), with the end token when `finished`; `logprobs` float16, one each."""
 
@@ -104,7 +107,7 @@ def seal(group: RolloutGroup, identity: Identity) -> bytes:
     return _PLAIN.encode(Signed(identity.key, body, identity.sign(DOMAIN + body)))
 
 
-def unseal(data: bytes, *, run: str, limits: Limits = Limits()) -> RolloutGroup:
+def unseal(data: bytes, *, run: str, limits: Limits = LIMITS) -> RolloutGroup:
     """The group in bytes of a stranger; raises `RolloutError` unless it is whole, within limits, of this run, and signed by its worker."""
     if len(data) > limits.nbytes:
         raise RolloutError("oversized", f"{len(data)} bytes, at most {limits.nbytes}")
