@@ -1,7 +1,7 @@
 """What verifiers are to look at, and what becomes of their verdicts.
 
 A group that was accepted is put on the docket at the rate of its worker's reputation. It names the round of the beacon that will say what
-is looked at, one that is not yet drawn: nobody can have prepared for it. A refusal drops what the worker has waiting, and counts against it.
+is looked at, one that is not yet drawn: nobody can have prepared for it. A refusal drops what its worker has waiting.
 """
 
 from __future__ import annotations
