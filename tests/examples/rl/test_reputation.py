@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples.rl.reputation import Reputation, Trust
@@ -116,6 +116,7 @@ def test_whoever_earns_its_way_in_pushes_out_nobody_who_still_stands() -> None:
     assert len(reputation) <= 12
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["accept", "stale", "copy", "odd word", "reward", "wait"]))))
 def test_whatever_happens_rates_scores_and_the_table_stay_in_bounds(events: list[tuple[int, str]]) -> None:
     reputation, clock = table(fresh=5, known=3, known_after=2, half_life_s=50, floor=0.1)
