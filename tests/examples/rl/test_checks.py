@@ -129,7 +129,7 @@ def test_groups_out_of_order_and_a_few_lost_ones_are_honest() -> None:
         checks.check(honest(n=n), head=3)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.booleans(), min_size=1, max_size=200), st.integers(0, 6))
 def test_whoever_picks_among_its_groups_leaves_out_no_more_than_the_bound(kept: list[bool], spare: int) -> None:
     checks = fresh(spare=spare)
