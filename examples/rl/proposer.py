@@ -1,4 +1,4 @@
-"""Which tasks are worth solving: a proposer that looks for the level which half of the answers get right, and an evaluator that finds out liars.
+"""Which tasks are worth solving: a proposer that looks for the level where half of the answers are right, an evaluator that finds liars.
 
 RL Swarm (Gensyn) has three roles. A solver answers tasks and learns. A proposer chooses them: a task that all or none solve has no
 advantage and teaches nothing, so its reward is highest where half are solved, 1 - |2 rate - 1|. An evaluator makes sure that what is
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,11 +40,11 @@ def usefulness(solve_rate: float) -> float:
 class DifficultyBandit:
     """The proposer. `reach` is how much of a right answer counts for the next higher level, its square for the one after that."""
 
-    def __init__(self, levels: range, *, discount: float = 0.7, reach: float = 0.7, weight: float = 16.0, seed: int = 0) -> None:
+    def __init__(self, levels: Sequence[int], *, discount: float = 0.7, reach: float = 0.7, weight: float = 16.0, seed: int = 0) -> None:
         if len(levels) == 0 or not 0 < discount < 1 or not 0 <= reach < 1 or weight <= 0:
             raise ValueError(
-                f"{len(levels)} levels, discount={discount}, reach={reach}, weight={weight}; give at least one level, a discount in (0, 1), "
-                "a reach in [0, 1) and a weight above 0"
+                f"{len(levels)} levels, discount={discount}, reach={reach}, weight={weight}; give at least one level, "
+                "a discount in (0, 1), a reach in [0, 1) and a weight above 0"
             )
         self._levels = tuple(levels)
         self._discount, self._reach, self._weight = discount, reach, weight
@@ -61,9 +62,7 @@ class DifficultyBandit:
     def learn(self, level: int, solve_rate: float) -> None:
         """What came of a round; raises `ValueError` for a level that is not offered or a rate outside [0, 1]."""
         if level not in self._right or not 0 <= solve_rate <= 1:
-            raise ValueError(
-                f"solve rate {solve_rate} at level {level}; levels are {self._levels[0]}..{self._levels[-1]}, rates lie in [0, 1]"
-            )
+            raise ValueError(f"solve rate {solve_rate} at level {level}; give a rate in [0, 1] and one of the levels {self._levels}")
         for other in self._levels:
             right = self._weight * self._reach ** max(0, other - level) * solve_rate
             wrong = self._weight * self._reach ** max(0, level - other) * (1 - solve_rate)
@@ -102,9 +101,9 @@ class _Record:
 class Evaluator:
     """Admits proposals, and refuses proposers whose tasks cannot be solved.
 
-    One whose answers the environment does not take itself is refused at once ("unverifiable"). Answers may also be right and of no use, to a
-    task that gives no way to find them: when `attempts` attempts of at least `solvers` solvers have solved less than `hopeless`, the proposer
-    is refused until `forgive` is called ("unsolvable"). A single solver that answers nothing convicts nobody.
+    One whose answers the environment does not take itself is refused at once ("unverifiable"). Answers may also be right and of no use, to
+    a task that gives no way to find them: when `attempts` attempts of at least `solvers` solvers have solved less than `hopeless`, the
+    proposer is refused until `forgive` is called ("unsolvable"). A single solver that answers nothing convicts nobody.
     """
 
     def __init__(

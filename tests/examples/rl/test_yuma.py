@@ -60,7 +60,7 @@ def cabal(honest: NDArray[np.float64], lies: NDArray[np.float64]) -> tuple[list[
     return [0.2, 0.2, 0.2, 0.1, 0.1, 0.2], np.stack([row, row, row, *lies])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(honest_row, weights)
 def test_a_cabal_of_two_fifths_moves_no_share_of_the_consensus(honest: NDArray[np.float64], lies: NDArray[np.float64]) -> None:
     stakes, said = cabal(honest, lies)
@@ -68,7 +68,7 @@ def test_a_cabal_of_two_fifths_moves_no_share_of_the_consensus(honest: NDArray[n
     np.testing.assert_array_equal(got, said[0] / said[0].sum())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(honest_row, weights)
 def test_a_cabal_raises_no_rank_and_the_incentive_no_further_than_its_silence_can(
     honest: NDArray[np.float64], lies: NDArray[np.float64]
@@ -79,7 +79,7 @@ def test_a_cabal_raises_no_rank_and_the_incentive_no_further_than_its_silence_ca
     assert np.all(got.incentive <= true / (true + 0.6 * (1 - true)) * NEVER_MORE)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(honest_row, weights)
 def test_a_cabal_that_owns_a_server_earns_less_in_all_than_by_being_honest(honest: NDArray[np.float64], lies: NDArray[np.float64]) -> None:
     stakes, said = cabal(honest, lies)
@@ -96,7 +96,7 @@ def test_silence_about_others_is_how_a_cabal_gains_incentive_and_it_costs_more_d
     assert got.dividends[3:].sum() == pytest.approx(0.04 / 0.64)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(arrays(np.float64, (5, 3), elements=st.floats(0, 1, width=32)), st.permutations(range(5)), st.floats(0.05, 1))
 def test_the_consensus_is_the_largest_weight_that_enough_stake_stands_behind(
     said: NDArray[np.float64], order: list[int], kappa: float
