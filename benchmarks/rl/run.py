@@ -94,7 +94,7 @@ class Place:
     def mark(self) -> None:
         """A point of the curve."""
         if isinstance(self.optimizer, thinwire.DiLoCo):
-            self.seen.sent = float(self.optimizer.stats.wire_sent)
+            self.seen.sent = float(self.optimizer.stats().wire_sent)
         self.seen.accuracy[self.version] = evaluate(self.policy, self.environment, max_new=MAX_NEW)
         self.seen.cpu_at[self.version] = self.seen.cpu_s
         self.seen.sent_at[self.version] = self.seen.sent
