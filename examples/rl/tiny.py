@@ -89,7 +89,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(len(CHARACTERS), width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.RMSNorm(width)
-        self.half = width // heads // 2
+        self.pairs = width // heads // 2
 
     def initialise(self, seed: int) -> None:
         """New weights that follow from the seed, and from nothing that other threads do with torch's own generator."""
@@ -113,7 +113,7 @@ class Decoder(nn.Module):
             causal = torch.ones(t, before + t, dtype=torch.bool, device=ids.device).tril(before)
             # Padding sees itself: a row of nothing would be NaN.
             seen = (causal & (real[:, None, :] | torch.eye(before + t, dtype=torch.bool, device=ids.device)[before:]))[:, None]
-        speeds = THETA ** -(torch.arange(self.half, device=ids.device) / self.half)
+        speeds = THETA ** -(torch.arange(self.pairs, device=ids.device) / self.pairs)
         turns = (positions[:, :, None] * speeds)[:, None]
         x: Tensor = self.embedding(ids)
         kept: Cache = []
