@@ -9,8 +9,8 @@ and the entropy coder adapts to each exponent by itself.
       0      nothing: no value has changed
       1      stored: the new values, 2 bytes each
       2      dense: low plane, high plane                       of the changes of all values
-      3      sparse: count 4, shift 1, gaps, rest, low plane, high plane     of the values that have changed
-    section  length 4 (highest bit: deflated, RFC 1951), bytes; gaps are preceded by their length before deflation, 4
+      3      sparse: count 4, shift 1, gaps, rest, low plane, high plane     of the values that have changed; each of these is a section
+              (comms/sections.py), that of the gaps behind its length before deflation, 4
 
 - A change is the difference of two 16-bit keys that order all bfloat16 patterns by value (NaN outermost), modulo 2^16, zigzag: 1 unit down
   is 1, 1 unit up is 2. Its low and high bytes are two planes.
@@ -23,23 +23,20 @@ No patch is longer than `limit_nbytes`: a block that gains nothing is stored.
 """
 
 import struct
-import zlib
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thinwire.comms.sections import Reader, section
 from thinwire.comms.wire import WireError
 
 Words = NDArray[np.uint16]
-Bytes = NDArray[np.uint8]
 
 BLOCK = 1 << 22  # values; bounds what encoder and decoder hold beside the weights
 _SAME, _STORED, _DENSE, _SPARSE = range(4)
-_DEFLATED = 1 << 31
 _ESCAPE = 255
-_SAMPLES, _SAMPLE_NBYTES = 8, 8 << 10
 _LENGTH = struct.Struct("<I")
 _SPARSE_HEAD = struct.Struct("<IB")
 
@@ -79,7 +76,7 @@ def decode(old: Tensor | None, patch: bytes | memoryview, numel: int) -> Tensor:
     before = None if old is None else _words(old)
     if before is not None and len(before) != numel:
         raise ValueError(f"old weights have {len(before)} values, the patch is for {numel}")
-    reader = _Reader(memoryview(patch).cast("B"))
+    reader = Reader(memoryview(patch).cast("B"))
     if len(reader.data) > limit_nbytes(numel) or len(reader.data) < -(-numel // BLOCK):
         raise WireError(f"a patch of {len(reader.data)} bytes for {numel} values")
     after = np.empty(numel, np.uint16)
@@ -102,7 +99,7 @@ def _encode_block(old: Words | None, new: Words) -> bytes:
     return min(found, key=len)
 
 
-def _decode_block(old: Words | None, reader: "_Reader", numel: int) -> Words:
+def _decode_block(old: Words | None, reader: Reader, numel: int) -> Words:
     form = reader.take(1)[0]
     if form == _SAME:
         return np.zeros(numel, np.uint16) if old is None else old
@@ -161,10 +158,10 @@ def _encode_sparse(change: Words, places: NDArray[np.intp]) -> bytes:
     bits = (gaps[:, None] >> np.arange(shift) & 1).astype(np.uint8)
     rest = np.packbits(bits, bitorder="little")
     head = _SPARSE_HEAD.pack(len(places), shift) + _LENGTH.pack(len(coded))
-    return head + _section(coded) + _section(rest) + _encode_planes(change[places])
+    return head + section(coded) + section(rest) + _encode_planes(change[places])
 
 
-def _decode_sparse(reader: "_Reader", numel: int) -> Words:
+def _decode_sparse(reader: Reader, numel: int) -> Words:
     count, shift = _SPARSE_HEAD.unpack(reader.take(_SPARSE_HEAD.size))
     (nbytes,) = _LENGTH.unpack(reader.take(_LENGTH.size))
     if count > numel or (shift and count << shift > numel) or not count <= nbytes <= count + numel // _ESCAPE:
@@ -186,62 +183,14 @@ def _decode_sparse(reader: "_Reader", numel: int) -> Words:
 
 
 def _encode_planes(change: Words) -> bytes:
-    return _section((change & 0xFF).astype(np.uint8)) + _section((change >> 8).astype(np.uint8))
+    return section((change & 0xFF).astype(np.uint8)) + section((change >> 8).astype(np.uint8))
 
 
-def _decode_planes(reader: "_Reader", numel: int) -> Words:
+def _decode_planes(reader: Reader, numel: int) -> Words:
     low = np.frombuffer(reader.section(numel), np.uint8)
     high = np.frombuffer(reader.section(numel), np.uint8)
     change: Words = np.bitwise_or(low, high.astype(np.uint16) << np.uint16(8))
     return change
-
-
-def _section(plane: Bytes) -> bytes:
-    """The plane as it is, deflated by its frequencies alone, or with matches (runs): whatever is shortest, judged by a sample."""
-    raw = plane.tobytes()
-    step = len(raw) // _SAMPLES
-    sample = raw if step <= _SAMPLE_NBYTES else b"".join(raw[i * step : i * step + _SAMPLE_NBYTES] for i in range(_SAMPLES))
-    strategy = min((zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY), key=lambda each: len(_deflated(sample, each)))
-    if len(_deflated(sample, strategy)) < len(sample):
-        coded = _deflated(raw, strategy)
-        if len(coded) < len(raw):
-            return _LENGTH.pack(len(coded) | _DEFLATED) + coded
-    return _LENGTH.pack(len(raw)) + raw
-
-
-def _deflated(raw: bytes, strategy: int) -> bytes:
-    coder = zlib.compressobj(1, zlib.DEFLATED, -15, 9, strategy)
-    return coder.compress(raw) + coder.flush()
-
-
-class _Reader:
-    """Bytes that are not trusted, taken from the front."""
-
-    def __init__(self, data: memoryview) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, nbytes: int) -> memoryview:
-        if nbytes > len(self.data) - self.at:
-            raise WireError("the patch ends early")
-        self.at += nbytes
-        return self.data[self.at - nbytes : self.at]
-
-    def section(self, nbytes: int) -> bytes | memoryview:
-        """A section of `nbytes` before deflation; no more than that is ever inflated."""
-        (length,) = _LENGTH.unpack(self.take(_LENGTH.size))
-        coded = self.take(length & ~_DEFLATED)
-        if not length & _DEFLATED:
-            if len(coded) != nbytes:
-                raise WireError(f"a section of {len(coded)} bytes, expected {nbytes}")
-            return coded
-        inflater = zlib.decompressobj(-15)
-        try:
-            raw = inflater.decompress(coded, nbytes + 1)
-        except zlib.error as error:
-            raise WireError(f"a section cannot be inflated: {error}") from None
-        if len(raw) != nbytes or not inflater.eof or inflater.unused_data:
-            raise WireError(f"a section does not inflate to {nbytes} bytes")
-        return raw
 
 
 def _words(weights: Tensor) -> Words:
