@@ -1,6 +1,6 @@
 """Reinforcement learning of one small policy: stale rollouts, averaged learners and shared rollouts, each against what it replaces.
 
-    thinwire bench rl                       11 rows, 3 seeds: about 15 minutes of one core
+    thinwire bench rl                       12 rows, 3 seeds: about 15 minutes of one core
     thinwire bench rl --quick               3 rows, one seed: a minute
     thinwire bench rl --rows average-int4 --seeds 0 1 2 3
     thinwire bench rl --show
@@ -128,7 +128,7 @@ def table(records: Sequence[Record]) -> Table:
     ):
         made.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=True)
     for label, group in by_label(records).items():
-        ends = [each.numbers[f"accuracy_{each.steps}"] or 0.0 for each in group]
+        ends = [1 - each.curve[-1].loss for each in group]
         made.add_row(
             label,
             *(_median(group, f"accuracy_{at}", "{:.3f}") for at in SHOWN),

@@ -18,6 +18,7 @@ class Row:
     ratio: Literal["behaviour", "own"] = "behaviour"
     codec: str | None = None
     sync_every: int = 10
+    nesterov: bool = False  # outer momentum, the default of dense codecs, instead of plain averaging
 
     def __post_init__(self) -> None:
         if min(self.learners, self.groups) < 1 or min(self.foreign, self.staleness) < 0:
@@ -39,6 +40,7 @@ ROWS: dict[str, Row] = {
         Row("alone-8", "2 learners, 8 groups each, nothing shared", learners=2, groups=8),
         Row("average-int4", "2 learners, 8 groups each, averaged every 10, int4", learners=2, groups=8, codec="int4"),
         Row("average-int8", "2 learners, 8 groups each, averaged every 10, int8", learners=2, groups=8, codec="int8"),
+        Row("average-int4-nesterov", "the same in int4, Nesterov .7/.9", learners=2, groups=8, codec="int4", nesterov=True),
         Row("share-4+0", "2 learners, 4 groups each, nothing shared", learners=2, groups=4),
         Row("share-4+4", "2 learners, 4 groups each + 4 of the other", learners=2, groups=4, foreign=4),
         Row("share-4+4-own", "the same, no importance weights", learners=2, groups=4, foreign=4, ratio="own"),

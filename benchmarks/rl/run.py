@@ -46,18 +46,21 @@ class Seen:
 class Place:
     """One learner with its own worker; `step` is an update, in two halves so that groups can be shared in between."""
 
-    def __init__(self, row: Row, rank: int, environment: Environment, start: dict[str, Tensor], *, seed: int, policy: Tiny | None) -> None:
+    def __init__(
+        self, row: Row, rank: int, environment: Environment, start: dict[str, Tensor], *, seed: int, lr: float, policy: Tiny
+    ) -> None:
         self.row, self.rank, self.environment, self.seen = row, rank, environment, Seen()
-        self.policy = policy or Tiny()
+        self.policy = policy
         self.policy.module.load_state_dict(start)
-        self.optimizer: Optimizer = AdamW(self.policy.module.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.0)
+        self.optimizer: Optimizer = AdamW(self.policy.module.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
         self._generator = torch.Generator().manual_seed(1_000 * seed + rank)
         self._run, self._waiting, self._made = f"seed {seed}", deque[list[RolloutGroup]](), 0
         self.version = 0
 
     def average_with(self, group: thinwire.LocalGroup) -> None:
         assert self.row.codec is not None
-        self.optimizer = averaging(self.optimizer, group=group, sync_every=self.row.sync_every, codec=self.row.codec)
+        wrap = thinwire.DiLoCo if self.row.nesterov else averaging
+        self.optimizer = wrap(self.optimizer, group=group, sync_every=self.row.sync_every, codec=self.row.codec)
 
     def sample(self) -> list[RolloutGroup]:
         """This update's own groups: those that weights `staleness` updates ago have sampled (the first ones, while there are none)."""
@@ -94,7 +97,7 @@ class Place:
     def mark(self) -> None:
         """A point of the curve."""
         if isinstance(self.optimizer, thinwire.DiLoCo):
-            self.seen.sent = float(self.optimizer.stats.wire_sent)
+            self.seen.sent = float(self.optimizer.stats().wire_sent)
         self.seen.accuracy[self.version] = evaluate(self.policy, self.environment, max_new=MAX_NEW)
         self.seen.cpu_at[self.version] = self.seen.cpu_s
         self.seen.sent_at[self.version] = self.seen.sent
@@ -112,10 +115,11 @@ def run(
     seed: int,
     updates: int = 80,
     every: int = EVERY,
+    lr: float = LR,
     policy: Callable[[], Tiny] = Tiny,
 ) -> list[Seen]:
     """What each learner has seen, from the warm start on; a deterministic function of the arguments."""
-    places = [Place(row, rank, environment, start, seed=seed, policy=policy()) for rank in range(row.learners)]
+    places = [Place(row, rank, environment, start, seed=seed, lr=lr, policy=policy()) for rank in range(row.learners)]
     for place in places:
         place.mark()
     if row.codec is not None:

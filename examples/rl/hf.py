@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -48,11 +49,10 @@ class Transformers:
     """
 
     def __init__(self, path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
+        transformers: Any = importlib.import_module("transformers")
         folder, options = located(Path(path))
-        self.tokenizer = Vocabulary(AutoTokenizer.from_pretrained(folder, **options))
-        self.module: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options).to(device)
+        self.tokenizer = Vocabulary(transformers.AutoTokenizer.from_pretrained(folder, **options))
+        self.module: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options).to(device)
         self.module.eval()
 
     @property

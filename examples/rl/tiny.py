@@ -89,9 +89,16 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(len(CHARACTERS), width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.RMSNorm(width)
-        half = width // heads // 2
-        self.register_buffer("speeds", THETA ** -(torch.arange(half) / half), persistent=False)
-        self.apply(_initialise)
+        self.pairs = width // heads // 2
+
+    def initialise(self, seed: int) -> None:
+        """New weights that follow from the seed, and from nothing that other threads do with torch's own generator."""
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02, generator=generator)  # GPT-2's
+            elif isinstance(module, nn.RMSNorm):
+                nn.init.ones_(module.weight)
 
     def hidden(self, ids: Tensor, real: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """The states `(n, t, width)` that logits are made of. `real (n, past + t)` bool says which columns are no padding (None: all);
@@ -106,7 +113,7 @@ class Decoder(nn.Module):
             causal = torch.ones(t, before + t, dtype=torch.bool, device=ids.device).tril(before)
             # Padding sees itself: a row of nothing would be NaN.
             seen = (causal & (real[:, None, :] | torch.eye(before + t, dtype=torch.bool, device=ids.device)[before:]))[:, None]
-        speeds: Tensor = self.get_buffer("speeds")
+        speeds = THETA ** -(torch.arange(self.pairs, device=ids.device) / self.pairs)
         turns = (positions[:, :, None] * speeds)[:, None]
         x: Tensor = self.embedding(ids)
         kept: Cache = []
@@ -125,11 +132,6 @@ class Decoder(nn.Module):
         return hidden @ self.embedding.weight.T
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)  # GPT-2's
-
-
 class Tiny:
     """The policy "tiny"; the same weights for the same seed and sizes, whatever the global generator is at.
 
@@ -140,9 +142,10 @@ class Tiny:
 
     def __init__(self, *, seed: int = 0, width: int = 96, layers: int = 3, heads: int = 4) -> None:
         self.tokenizer = Characters()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with torch.device("meta"):  # no default weights, which would take from torch's own generator
             self.module = Decoder(width, layers, heads)
+        self.module.to_empty(device="cpu")
+        self.module.initialise(seed)
 
     def logprobs(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, temperature: float = 1.0) -> Scored:
         batch = padded(prompts, completions)
