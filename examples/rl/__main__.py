@@ -156,7 +156,7 @@ def verifier(config: Config, network: Network, folder: Path, events: Events) -> 
 
 
 def found(config: Config, network: Network) -> bytes:
-    """The trainer that is reached first, of those whose keys are named. Raises `ConfigError` when none is named, `PeerError` for none in time."""
+    """The first trainer to be reached whose key is named. Raises `ConfigError` when none is named, `PeerError` for none in time."""
     pinned = set(config.trainers)
     if not pinned:
         raise ConfigError("no trainer is named, and weights of strangers do not count: give --trainers KEY (the trainer prints it)")

@@ -20,12 +20,12 @@ import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from examples.rl.environment import Environment, Task, task_seed
+from examples.rl.policy import Tokenizer
 from examples.rl.rollout import Completion, RolloutError, RolloutGroup
 
 # What each refusal says about its worker: "hard" is a lie, or so good as one; "soft" happens to the honest.
@@ -44,22 +44,6 @@ REASONS: Mapping[str, str] = {
     "drift": "hard",
 }
 DRIFT_NATS = 0.1  # mean absolute difference between claimed and own log-probs (GRAIL; notes 1.7)
-
-
-class Tokenizer(Protocol):
-    """What a policy reads and writes. `digest` is the sha256 of the vocabulary; `end` the token that finishes a completion."""
-
-    @property
-    def digest(self) -> bytes: ...
-
-    @property
-    def end(self) -> int: ...
-
-    def encode(self, text: str) -> NDArray[np.int64]: ...
-
-    def decode(self, ids: NDArray[np.int64]) -> str:
-        """The text of tokens, without the end token; may raise `ValueError` for tokens that are none."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -136,14 +120,14 @@ class Checks:
         return Checked(group, task, rewards, false, same_tokens, age)
 
     def _check_tokens(self, group: RolloutGroup) -> None:
-        if not np.array_equal(group.prompt_tokens, self._tokenizer.encode(group.prompt)):
+        if group.prompt_tokens.tolist() != self._tokenizer.encode(group.prompt):
             raise RolloutError("prompt", "tokens that are not those of its text")
         for completion in group.completions:
-            tokens = check_termination(completion, self._tokenizer.end, self._limits.completion_tokens)
+            check_termination(completion, self._tokenizer.end, self._limits.completion_tokens)
             try:
-                text = self._tokenizer.decode(tokens)
-            except ValueError as error:
-                raise RolloutError("text", str(error)) from None
+                text = self._tokenizer.decode(completion.tokens.tolist())
+            except (ValueError, LookupError) as error:  # an id that the vocabulary has not
+                raise RolloutError("text", repr(error)) from None
             if text != completion.text:
                 raise RolloutError("text", "not that of its tokens")
 
@@ -166,17 +150,16 @@ def check_age(group: RolloutGroup, head: int, max_staleness: int) -> int:
     return age
 
 
-def check_termination(completion: Completion, end: int, at_most: int) -> NDArray[np.int64]:
-    """The tokens without the end token, which is the last of a finished completion; one that is not finished fills its length."""
+def check_termination(completion: Completion, end: int, at_most: int) -> None:
+    """The end token is the last of a finished completion and nowhere else; one that is not finished fills its length."""
     tokens = completion.tokens
     ends = np.flatnonzero(tokens == end)
     if completion.finished:
         if ends.tolist() != [len(tokens) - 1] or len(tokens) > at_most:
             raise RolloutError("termination", "finished, but the end token is not its last and only one")
-        return tokens[:-1]
+        return
     if len(ends) or len(tokens) != at_most:
         raise RolloutError("termination", f"stopped after {len(tokens)} of {at_most} tokens with no end token")
-    return tokens
 
 
 def check_logprobs(group: RolloutGroup, lowest: float) -> None:

@@ -10,7 +10,8 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 
-from examples.rl.messages import MAX_LISTED, PENDING, VERDICT, MessageError, Sample, Samples, Verdict
+from examples.rl.beacon import Ticker
+from examples.rl.messages import MAX_LISTED, PENDING, VERDICT, Look, MessageError, Sample, Samples, Verdict
 from examples.rl.network import Network
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.transport import Key, PeerError
@@ -29,11 +30,11 @@ class Docket:
         network: Network,
         verifiers: Collection[Key],
         *,
-        next_round: Callable[[], int],
+        ticker: Ticker,
         on_verdict: Callable[[Key, Key, Verdict], None],
         seed: int = 0,
     ) -> None:
-        self._network, self._verifiers, self._next_round, self._on_verdict = network, frozenset(verifiers), next_round, on_verdict
+        self._network, self._verifiers, self._ticker, self._on_verdict = network, frozenset(verifiers), ticker, on_verdict
         self._open: OrderedDict[bytes, tuple[Sample, set[Key]]] = OrderedDict()  # and who has spoken
         self._random = random.Random(seed)
         network.serve(PENDING, self._list)
@@ -46,7 +47,7 @@ class Docket:
 
     def _put(self, blob: Blob, worker: Key) -> None:
         self._network.transport.blobs.put(blob)
-        self._open[blob.digest] = (Sample(blob.digest, blob.nbytes, worker, self._next_round()), set())
+        self._open[blob.digest] = (Sample(blob.digest, blob.nbytes, worker, self._ticker.next_round()), set())
         while len(self._open) > KEPT:
             self._close(next(iter(self._open)))
 
@@ -57,8 +58,12 @@ class Docket:
     async def _list(self, peer: Key, request: bytes) -> bytes:
         if peer not in self._verifiers:
             raise PeerError("refused", "only the verifiers of this run are told")
+        try:
+            look = Look.decode(request)
+        except MessageError as error:
+            raise PeerError("garbage", str(error)) from None
         waiting = [sample for sample, spoken in self._open.values() if peer not in spoken]
-        return Samples(tuple(waiting[:MAX_LISTED])).encode()
+        return Samples(tuple(waiting[:MAX_LISTED]), self._ticker.anchor, self._ticker.links(max(0, look.tick))).encode()
 
     async def _hear(self, peer: Key, request: bytes) -> bytes:
         if peer not in self._verifiers:

@@ -24,7 +24,7 @@ class Events:
         if self._as_json:
             line = json.dumps({"role": self._role, "event": event, "at_s": at, **numbers}, separators=(",", ":"))
         else:
-            line = f"{at:7.1f} s  {self._role} {event}: " + ", ".join(f"{name} {_shown(value)}" for name, value in numbers.items())
+            line = f"{at:7.1f} s  {self._role} {event}: " + ", ".join(f"{name} {shown(value)}" for name, value in numbers.items())
         with self._lock:
             try:
                 print(line, file=self._stream, flush=True)
@@ -41,9 +41,10 @@ def read(line: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and {"role", "event", "at_s"} <= event.keys() else None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in a sentence."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name}: {_shown(each)}" for name, each in value.items()) + "}" if value else "none"
+        return "{" + ", ".join(f"{name}: {shown(each)}" for name, each in value.items()) + "}" if value else "none"
     return str(value)

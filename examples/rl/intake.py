@@ -80,7 +80,7 @@ class Intake:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     async def _take(self, peer: Key, request: bytes) -> str:
-        if self._reputation.is_banned(peer):
+        if self._reputation.banned(peer):
             return "banned"
         if self._waiting[peer] >= MAX_PEER_WAITING or self._waiting.total() >= MAX_WAITING:
             return "busy"
@@ -107,7 +107,7 @@ class Intake:
     def _judge(self, data: bytes) -> str:
         """In the intake's own thread."""
         group = unseal(data, run=self._run, limits=self._limits)  # who sends garbage is known by its peer key only
-        if self._reputation.is_banned(group.worker):
+        if self._reputation.banned(group.worker):
             return "banned"
         try:
             checked = self._checks.check(group, head=self._head())
@@ -118,7 +118,8 @@ class Intake:
         unwanted = self._store.put(checked, digest=digest)
         if unwanted:
             return unwanted
-        self._reputation.accepted(group.worker, false_rewards=checked.false_rewards)
+        self._reputation.accepted(group.worker)
+        self._reputation.false_rewards(group.worker, checked.false_rewards)
         self._on_accepted(data, digest, checked)
         return ""
 

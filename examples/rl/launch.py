@@ -12,15 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from examples.rl.config import Config
-from examples.rl.events import read
+from examples.rl.events import read, shown
 from examples.rl.live import View
 from thinwire.comms.swarm.identity import Identity
 
@@ -47,7 +48,7 @@ class Launch:
 class Child:
     """One process of the run; its events come into `queue` with its name, and None when it has ended."""
 
-    def __init__(self, name: str, command: Sequence[str], told: queue.Queue[tuple[str, dict[str, object] | None]]) -> None:
+    def __init__(self, name: str, command: Sequence[str], told: queue.Queue[tuple[str, dict[str, Any] | None]]) -> None:
         self.name, self.last_words = name, ""
         self._told = told
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
@@ -77,9 +78,9 @@ class Child:
 class Run:
     """The processes of a run. A context: at its end none is left."""
 
-    def __init__(self, launch: Launch) -> None:
-        self._launch = launch
-        self.told: queue.Queue[tuple[str, dict[str, object] | None]] = queue.Queue()
+    def __init__(self, launch: Launch, on_event: Callable[[str, dict[str, Any]], None] = lambda name, event: None) -> None:
+        self._launch, self._on_event = launch, on_event
+        self.told: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
         self.children: dict[str, Child] = {}
         self.view = View(launch.config.train.updates)
         self._trainer = self._key("trainer")
@@ -128,10 +129,12 @@ class Run:
             return False
         if event is not None:
             self.view.hear(name, event)
+            self._on_event(name, event)
         elif name == "trainer" and self.view.done is None:
             raise LaunchError(f"the trainer ended: {self.children[name].last_words}")
         else:
-            self.view.processes[name] = "ended"
+            self.view.processes[name] = f"ended: {self.children[name].last_words}"
+            self._on_event(name, {"event": "ended", "words": self.children[name].last_words})
         return True
 
     def _first_word(self, child: Child) -> str:
@@ -150,8 +153,15 @@ class Run:
 
 def launch(options: Launch, console: Console, *, plain: bool = False) -> View:
     """Run it to its end, showing it live; Ctrl-C ends all of it."""
-    with Run(options) as run:
-        if plain or not console.is_terminal:
+    plain = plain or not console.is_terminal
+
+    def tell(name: str, event: dict[str, Any]) -> None:
+        if plain:
+            told = ", ".join(f"{key} {shown(value)}" for key, value in event.items() if key not in ("role", "event"))
+            console.print(f"{name} {event['event']}: {told}", markup=False, highlight=False)
+
+    with Run(options, tell) as run:
+        if plain:
             while run.view.done is None:
                 run.hear(1.0)
         else:

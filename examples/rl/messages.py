@@ -58,10 +58,18 @@ class Sample(Message):
     round: int
 
 
+class Look(Message):
+    """A verifier asks what there is, and for the beacon's links after a tick."""
+
+    tick: int
+
+
 class Samples(Message):
-    """Answer to `PENDING` and to `SHARED`."""
+    """Answer to `PENDING`, with the beacon's anchor and links, and to `SHARED`."""
 
     samples: tuple[Sample, ...]
+    anchor: bytes = b""
+    links: tuple[bytes, ...] = ()
 
 
 class Verdict(Message):

@@ -21,6 +21,7 @@ from torch.optim import AdamW, Optimizer
 
 import thinwire
 from examples.rl.averaging import averaging
+from examples.rl.beacon import Ticker
 from examples.rl.buffer import Capacity, ReplayBuffer
 from examples.rl.checks import Checked, CheckLimits, Checks
 from examples.rl.config import Config
@@ -35,11 +36,13 @@ from examples.rl.loss import GRPO
 from examples.rl.messages import GROUP, Verdict
 from examples.rl.network import Network
 from examples.rl.policy import policy
+from examples.rl.proofs import published
 from examples.rl.reputation import Reputation, Trust
 from examples.rl.rollout import RolloutError, RolloutGroup, seal
 from examples.rl.sharing import Sharing
 from examples.rl.tasks import environment
 from examples.rl.warmup import Warmup, warm_up
+from thinwire.comms.publish import Publisher, PublisherThread
 from thinwire.comms.swarm.transport import Key
 
 BETAS = (0.9, 0.95)
@@ -74,12 +77,12 @@ class Trainer:
         self._generator = torch.Generator().manual_seed(config.seed)
         self.buffer = ReplayBuffer(Capacity(groups=max(64, 8 * train.groups), max_staleness=train.max_staleness))
         self.reputation = Reputation(Trust(ban_s=config.verify.ban_s))
-        self._publisher = publisher(config, network)
         self._intake = Intake(
             network.transport, config.run, self._checks(), self, self.reputation, lambda: self.progress.version, on_accepted=self._accepted
         )
         network.serve(GROUP, self._intake.answer)
-        self._docket = Docket(network, config.verifiers, next_round=lambda: 0, on_verdict=self._judged, seed=config.seed)
+        self._docket = Docket(network, config.verifiers, ticker=Ticker(config.run), on_verdict=self._judged, seed=config.seed)
+        self._publisher: PublisherThread | None = None
         self._sharing = Sharing(network, config.run, self._checks, wanted=train.foreign_groups)
 
     # -- what the intake asks ----------------------------------------------------------------------------------------------------------
@@ -119,6 +122,7 @@ class Trainer:
         config, progress = self.config, self.progress
         learner = self._ready()
         self._publish()
+        self._published.result()
         self._measure()
         while progress.update < config.train.updates:
             began = time.monotonic()
@@ -127,7 +131,7 @@ class Trainer:
             told = learner.update(groups)
             progress.update += 1
             if progress.update % config.train.publish_every == 0:
-                progress.version += 1
+                self._published.result()  # of the version before: what went wrong with it is said here
                 self._publish()
             self._say(groups, told.numbers, waited_s)
             if progress.update % config.train.evaluate_every == 0 or progress.update == config.train.updates:
@@ -141,6 +145,8 @@ class Trainer:
 
     def close(self) -> None:
         """End the threads of this trainer."""
+        if self._publisher is not None:
+            self._publisher.close()
         self._sharing.close()
         self._intake.close()
 
@@ -154,6 +160,9 @@ class Trainer:
             options = Warmup(steps=config.warmup.steps, batch=config.warmup.batch, lr=config.warmup.lr, right=config.warmup.right)
             warm_up(self.policy, self.environment, seed=config.seed, options=options)
             self._events.say("warm", steps=options.steps)
+        first = self.progress.version + 1
+        publisher = Publisher(self._network.transport, config.run, identity=self._network.identity, first_version=first)
+        self._publisher = PublisherThread(publisher, self._network.loop)
         train = config.train
         options = GRPO(clip_low=train.clip_low, clip_high=train.clip_high, delta=train.clip_ratio, kl=train.kl)
         return Learner(self.policy, self.optimizer, options=options, temperature=config.task.temperature)
@@ -206,9 +215,11 @@ class Trainer:
                 self._intake.refused[error.reason] += 1
 
     def _publish(self) -> None:
-        manifest = self._publisher.publish(dict(self.policy.module.named_parameters()))
-        self.progress.version = manifest.version
-        self.buffer.advance(manifest.version)
+        """Make the weights the next version; they are copied now, and coded and signed in the background."""
+        assert self._publisher is not None
+        self.progress.version += 1
+        self._published = self._publisher.publish(self.policy.module.named_parameters(), extra=published())
+        self.buffer.advance(self.progress.version)
 
     def _measure(self) -> None:
         task = self.config.task

@@ -39,9 +39,9 @@ class Worker:
         self.config, self._network, self._events, self._trainer = config, network, events, trainer
         self.environment = environment(config.task.environment)
         self.policy = policy(config.task.policy, seed=config.seed)
-        self._weights = Follower(config, network, trainer)
+        self._weights = Follower(network, config.run, trainer, self.policy.module)
         self._generator = torch.Generator().manual_seed(int.from_bytes(network.identity.key[:7], "little"))
-        self._version, self._next = -1, 0
+        self._version, self._next, self._sha256 = 0, 0, b""
         self.answers: Counter[str] = Counter()
         self._said = float("-inf")
 
@@ -57,11 +57,11 @@ class Worker:
         """Take newer weights if there are any; whether there are some at all."""
         if self.config.train.mode == "pull":
             self._weights.ask()
-        newest = self._weights.version
-        if newest > self._version:
-            self._weights.load_into(self.policy.module)
-            self._version, self._next = newest, 0
-        return self._version >= 0
+        newest = self._weights.newest()
+        if newest is not None and newest.number > self._version:
+            newest.load_into(self.policy.module)
+            self._version, self._next, self._sha256 = newest.number, 0, newest.sha256
+        return self._version > 0
 
     def _round(self) -> bool:
         """Sample some groups and send them; whether more of this version are wanted."""
@@ -81,7 +81,7 @@ class Worker:
         self._next += BATCH
         for group in groups:
             if self.config.verify.proofs:
-                group = prove(group, self.policy, self._weights.sha256)
+                group = prove(group, self.policy, self._sha256)
             receipt = self._send(group)
             wanted = receipt is not None and receipt.wanted
         return wanted
@@ -116,4 +116,4 @@ class Worker:
             self._said = time.monotonic()
             transport = self._network.transport
             told = {"sent": transport.sent_nbytes, "received": transport.received_nbytes}
-            self._events.say("groups", version=self._version, answers=dict(self.answers), **told)
+            self._events.say("groups", version=self._version, answers=dict(self.answers), refused=dict(self._weights.refused), **told)

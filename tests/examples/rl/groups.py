@@ -1,11 +1,11 @@
 """A tokenizer of bytes, an environment that wants its prompt back, and the group of an honest worker."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from examples.rl.environment import Task, task_seed
 from examples.rl.rollout import Completion, RolloutGroup
@@ -20,13 +20,13 @@ class Bytes:
     digest = hashlib.sha256(b"bytes").digest()
     end = END
 
-    def encode(self, text: str) -> NDArray[np.int64]:
-        return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
 
-    def decode(self, ids: NDArray[np.int64]) -> str:
-        if len(ids) and int(ids.max()) > 255:
+    def decode(self, ids: Sequence[int]) -> str:
+        if any(i > END for i in ids):
             raise ValueError("no byte")
-        return bytes(ids.astype(np.uint8)).decode("utf-8", "replace")
+        return bytes(i for i in ids if i != END).decode("utf-8", "replace")
 
 
 class Echo:
@@ -42,7 +42,7 @@ class Echo:
 
 
 def completion(said: str, *, logprob: float = -1.0, **changed: Any) -> Completion:
-    ids = np.append(Bytes().encode(said), END)
+    ids = np.asarray([*Bytes().encode(said), END])
     made = Completion.of(ids, np.full(len(ids), logprob), finished=True, text=said)
     return msgspec.structs.replace(made, **changed)
 
@@ -59,7 +59,7 @@ def honest(worker: bytes = bytes(32), *, version: int = 3, n: int = 0, texts: tu
         environment="echo",
         tokenizer=Bytes.digest,
         prompt=task.prompt,
-        prompt_ids=Bytes().encode(task.prompt).astype("<u4").tobytes(),
+        prompt_ids=np.asarray(Bytes().encode(task.prompt), "<u4").tobytes(),
         completions=tuple(completion(text, logprob=logprob) for text in texts),
         rewards=tuple(Echo().reward(task, text) for text in texts),
     )
