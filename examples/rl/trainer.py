@@ -119,12 +119,14 @@ class Trainer:
 
     def run(self) -> Progress:
         """All updates. Raises `Stopped` when whoever started this process is gone."""
-        config, progress = self.config, self.progress
         learner = self._ready()
+        config, progress = self.config, self.progress
         self._publish()
         self._published.result()
         self._measure()
         while progress.update < config.train.updates:
+            if not self._events.alive:
+                raise Stopped
             began = time.monotonic()
             groups = list(self._gather())
             waited_s = time.monotonic() - began
