@@ -116,6 +116,8 @@ class Config(Table):
             raise ValueError(f"own_groups + foreign_groups is {train.own_groups + train.foreign_groups}; groups is {train.groups}")
         if train.max_staleness < 0 or (train.mode == "pull" and train.max_staleness != 0):
             raise ValueError(f"max_staleness is {train.max_staleness}; give 0 or more, and 0 when mode is pull: its staleness is always 0")
+        if self.verify.rate == 0:
+            raise ValueError("rate is 0; give more: whoever is never looked at may send anything")
         for name, share in (("right", self.warmup.right), ("rate", self.verify.rate)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is {share}; give a number from 0 to 1")

@@ -118,9 +118,9 @@ class Intake:
         unwanted = self._store.put(checked, digest=digest)
         if unwanted:
             return unwanted
+        self._on_accepted(data, digest, checked)
         self._reputation.accepted(group.worker)
         self._reputation.false_rewards(group.worker, checked.false_rewards)
-        self._on_accepted(data, digest, checked)
         return ""
 
     def _note(self, peer: Key, reason: str) -> None:

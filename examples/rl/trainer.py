@@ -76,7 +76,7 @@ class Trainer:
         self._group = group
         self._generator = torch.Generator().manual_seed(config.seed)
         self.buffer = ReplayBuffer(Capacity(groups=max(64, 8 * train.groups), max_staleness=train.max_staleness))
-        self.reputation = Reputation(Trust(ban_s=config.verify.ban_s))
+        self.reputation = Reputation(Trust(ban_s=config.verify.ban_s, floor=config.verify.rate))
         self._intake = Intake(
             network.transport, config.run, self._checks(), self, self.reputation, lambda: self.progress.version, on_accepted=self._accepted
         )

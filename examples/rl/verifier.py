@@ -35,10 +35,13 @@ class Verifier:
 
     def run(self) -> None:
         """Ask for groups and look at them."""
-        while self._events.alive:
-            if not self._round():
-                self._weights.wait(self._newest(), LOOK_S)
-            self._say()
+        try:
+            while self._events.alive:
+                if not self._round():
+                    self._weights.wait(self._newest(), LOOK_S)
+                self._say()
+        finally:
+            self._weights.close()
 
     def _newest(self) -> int:
         newest = self._weights.newest()

@@ -47,11 +47,14 @@ class Worker:
 
     def run(self) -> None:
         """Sample and send, until nobody listens to this process any more."""
-        while self._events.alive:
-            wanted = self._refresh() and self._round()
-            if not wanted:  # enough for now: newer weights will want more
-                self._weights.wait(self._version, WAIT_S)
-            self._say()
+        try:
+            while self._events.alive:
+                wanted = self._refresh() and self._round()
+                if not wanted:  # enough for now: newer weights will want more
+                    self._weights.wait(self._version, WAIT_S)
+                self._say()
+        finally:
+            self._weights.close()
 
     def _refresh(self) -> bool:
         """Take newer weights if there are any; whether there are some at all."""
