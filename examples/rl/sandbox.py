@@ -115,7 +115,7 @@ class Sandbox:
         )
 
     def _run(self, mode: Mode, files: str, main: str) -> Ran:
-        with tempfile.TemporaryDirectory(prefix="thinwire-", ignore_cleanup_errors=True) as folder, _input(files) as source:
+        with tempfile.TemporaryDirectory(prefix="thinwire-sandbox-", ignore_cleanup_errors=True) as folder, _input(files) as source:
             os.chmod(folder, 0o755 if mode == "full" else 0o700)
             reading, writing = os.pipe()
             with contextlib.ExitStack() as stack:

@@ -102,7 +102,7 @@ print(json.dumps([dict(os.environ), *told]))
     assert user not in (0, *(entry.pw_uid for entry in pwd.getpwall()))
     assert effective in (None, "0" * 16)
     assert no_new in (None, "1")
-    assert where == "/box" or where.startswith("/tmp/thinwire-")
+    assert where == "/box" or where.startswith("/tmp/thinwire-sandbox-")
 
 
 def test_an_endless_loop_is_ended_by_its_processor_time(sandbox: Sandbox) -> None:
@@ -303,13 +303,15 @@ def test_no_folder_and_no_descriptor_is_left(sandbox: Sandbox, tmp_path: Path, m
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_when_the_caller_is_killed_the_program_is_too(full: Sandbox) -> None:
+def test_when_the_caller_is_killed_the_program_is_too(full: Sandbox, tmp_path: Path) -> None:
     asleep = f"import os, sys\nos.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(1000)', '{MARK}'])"
     caller = f"""
 from examples.rl.sandbox import Bounds, Sandbox
 Sandbox(Bounds(wall_s=500, cpu_s=500)).run({{"main.py": bytes.fromhex("{asleep.encode().hex()}").decode()}})
 """
-    with subprocess.Popen([sys.executable, "-c", caller], cwd=Path(__file__).parents[3]) as process:
+    # Its empty folder is all that stays.
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", caller], cwd=Path(__file__).parents[3], env=environment) as process:
         wait_until(lambda: bool(left_over()))
         process.kill()
     wait_until(lambda: not left_over())
