@@ -6,6 +6,7 @@ name, since another one asks other questions. Answers are scored by the package,
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import math
 from functools import cached_property
@@ -20,10 +21,9 @@ _SEEDS = 1 << 31  # some generators hand the seed to numpy, which takes 32 bits
 
 def _package() -> ModuleType:
     try:
-        import reasoning_gym
+        return importlib.import_module("reasoning_gym")
     except ImportError as error:
         raise ImportError("environments named after reasoning-gym need that package: pip install 'thinwire[rl]'") from error
-    return reasoning_gym  # type: ignore[no-any-return]
 
 
 class ReasoningGym:
