@@ -84,6 +84,9 @@ class ReplayBuffer:
     are counted by reason: "stale", "future" (of a version that is not there yet), "duplicate" (the same worker, version and number, or the
     same completions of the same prompt), "quota" (its worker has as many as it may), "full", and "evicted".
 
+    Versions are those of one trainer, which says `advance(v)` before anybody can have weights `v`; groups that were sampled by weights of
+    another trainer belong into a buffer of their own, with that trainer's versions.
+
     Where it is full, room for a worker's group is made by the worker that holds most, if that is at least two more than the newcomer's:
     who floods the buffer displaces nobody but itself.
 

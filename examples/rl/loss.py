@@ -11,7 +11,7 @@ showing that. `delta` bounds what a token with a negative advantage can do (INTE
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -93,6 +93,9 @@ def sequence_weights(lengths: Tensor, options: GRPO) -> Tensor:
     return torch.full((count,), 1 / (count * options.longest))
 
 
+MEANS = ("mismatch", "entropy", "clipped", "capped", "divergence")
+
+
 @dataclass
 class Tally:
     """Sums over tokens, of which the numbers of a log are made; micro-batches add up."""
@@ -105,18 +108,17 @@ class Tally:
     capped: float = 0.0
     divergence: float = 0.0
     greatest: float = 0.0
-    _means: tuple[str, ...] = field(default=("mismatch", "entropy", "clipped", "capped", "divergence"), repr=False)
 
     def add(self, other: Tally) -> None:
         """Count another micro-batch in."""
-        for name in ("tokens", "loss", *self._means):
+        for name in ("tokens", "loss", *MEANS):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.greatest = max(self.greatest, other.greatest)
 
     def numbers(self) -> dict[str, float]:
         """`mismatch_kl`: of the behaviour from the policy, k3 in nats a token; `entropy` in nats a token; `clipped`, `capped`: shares of
         tokens whose gradient the clip (or the DPPO mask), and delta, took away; `kl`: from the reference; `ratio_max`."""
-        means = {name: getattr(self, name) / max(self.tokens, 1.0) for name in self._means}
+        means = {name: getattr(self, name) / max(self.tokens, 1.0) for name in MEANS}
         return {
             "loss": self.loss,
             "mismatch_kl": means["mismatch"],

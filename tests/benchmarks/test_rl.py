@@ -197,11 +197,11 @@ def test_stale_rollouts_teach_with_importance_weights_and_ruin_without_in_miniat
 
     def accuracy(ratio: Any) -> float:
         row = Row("r", "r", groups=8, staleness=8, ratio=ratio)
-        [seen] = run(row, SORT, taught, seed=0, updates=40, every=40, lr=2e-3, policy=smaller)
-        return seen.accuracy[40]
+        [seen] = run(row, SORT, taught, seed=0, updates=30, every=30, lr=2e-3, policy=smaller)
+        return seen.accuracy[30]
 
-    assert accuracy("behaviour") >= 0.4  # .54
-    assert accuracy("own") < 0.2  # .06
+    assert accuracy("behaviour") >= 0.4  # .52; from .22
+    assert accuracy("own") < 0.3  # .03
 
 
 @pytest.fixture(scope="module")

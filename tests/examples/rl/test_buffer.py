@@ -101,7 +101,7 @@ def refused_or_held(buffer: ReplayBuffer, each: RolloutGroup) -> str:
     return "held"
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6), st.integers(0, 30)), max_size=60), st.integers(1, 8))
 def test_it_never_holds_more_than_it_may_and_every_group_is_accounted_for(puts: list[tuple[int, int, int]], capacity: int) -> None:
     buffer = ReplayBuffer(Capacity(groups=capacity, of_worker=max(1, capacity // 2), max_staleness=2))

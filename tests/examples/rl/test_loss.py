@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -96,6 +96,7 @@ def test_the_dppo_mask_drops_what_has_moved_far_enough_already() -> None:
     assert one(0.01, -1.0, dppo=0.05)[:2] == pytest.approx((0.0, 0.0))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 11))
 def test_micro_batches_add_up_to_the_batch(cut: int) -> None:
     data = batch()
@@ -127,6 +128,7 @@ def test_padding_changes_nothing_even_where_it_is_not_finite() -> None:
     assert tally == clean[1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20))
 def test_advantages_are_centred_and_none_where_rewards_are_equal(rewards: list[float]) -> None:
     for scale in ("std", "none"):

@@ -2,7 +2,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples.rl import tasks
@@ -13,6 +13,7 @@ ENVIRONMENTS = [Sort(), Sort(3), Sort(18), Addition(), Addition(1), Addition(9)]
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS, ids=lambda env: env.name)
+@settings(deadline=None, max_examples=30)
 @given(seed=SEEDS, junk=st.text(max_size=12))
 def test_the_answer_is_right_and_nothing_else_is(env: tasks.Demonstrator, seed: int, junk: str) -> None:
     task = env.task(seed)

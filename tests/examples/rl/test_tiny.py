@@ -28,6 +28,7 @@ def test_the_tiny_policy_has_342_thousand_parameters_that_follow_from_its_seed()
         policy("gpt-9")
 
 
+@settings(deadline=None)
 @given(text=st.text(alphabet=CHARACTERS, max_size=30))
 def test_characters_come_back(text: str) -> None:
     characters = Characters()
@@ -38,7 +39,7 @@ def test_characters_come_back(text: str) -> None:
         characters.encode(text + "é")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(prompts=PROMPTS, temperature=st.sampled_from([0.5, 1.0, 1.7]), seed=st.integers(0, 99))
 def test_the_sampler_says_what_the_learner_computes_whatever_lies_beside_a_prompt(
     prompts: list[list[int]], temperature: float, seed: int
@@ -71,13 +72,13 @@ def test_sampling_follows_the_distribution_and_the_generator() -> None:
     with torch.no_grad():
         tiny.module.embedding.weight.mul_(30)
     prompt = tiny.tokenizer.encode("12=")
-    [group] = tiny.sample([prompt], count=4000, max_new=1, generator=generator())
+    [group] = tiny.sample([prompt], count=1500, max_new=1, generator=generator())
     likely = {int(one.ids[0]): float(one.logprobs[0]) for one in group}
     seen = Counter(int(one.ids[0]) for one in group)
     for token, times in seen.most_common(5):
         p = np.exp(likely[token])
-        assert abs(times / 4000 - p) < 4 * np.sqrt(p * (1 - p) / 4000)
-    [again] = tiny.sample([prompt], count=4000, max_new=1, generator=generator())
+        assert abs(times / 1500 - p) < 4 * np.sqrt(p * (1 - p) / 1500)
+    [again] = tiny.sample([prompt], count=1500, max_new=1, generator=generator())
     assert [one.ids.tolist() for one in again] == [one.ids.tolist() for one in group]
 
 
