@@ -53,9 +53,10 @@ def test_a_full_version_comes_often_enough_and_old_ones_go_while_no_chain_breaks
         for i in range(12):
             weights = moved(weights, seed=i)
             codecs += (await publisher.publish(weights)).codec[0]
-            joiner = await cast.join()
+            joiner = await cast.join(peers=())
             assert await joiner.update() == i + 1
             assert holds(joiner, weights)
+            await joiner.close()  # so that the next one has nobody but the publisher
             assert len(publisher._shelf) <= 5  # the newest two, and the chain of the one before a full one
         assert codecs == "fppp" * 3
         await cast.end()
