@@ -27,7 +27,7 @@ def limit_nbytes(numel: int) -> int:
 
 
 def choose(old: Tensor | None, new: Snapshot, *, patch_ratio: float) -> Coded:
-    """The smallest of full, patch and (with `new.exact`) delta from `old`; full too when a step is above `patch_ratio` of 2 bytes a value."""
+    """The smallest of full, patch and (with `new.exact`) delta from `old`; full also for a step above `patch_ratio` of plain bfloat16."""
     full = Coded("full", patch.encode(None, new.flat), new.flat)
     if old is None:
         return full

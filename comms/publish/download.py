@@ -1,6 +1,8 @@
 """Getting the chunks of one version: from those who have them already, from the publisher only what it grants.
 
-A wait is bounded: when no chunk has come for `patience_s`, whatever is missing is fetched from anybody, the publisher too.
+A wait is bounded: when no chunk has come for `patience_s` (or three times the slowest chunk so far), whatever is missing is fetched from
+anybody, the publisher too. As long as no fetch fails, what is under way is waited for: the transport ends what does not move, and a slow
+link is no reason to give up.
 """
 
 import asyncio
@@ -17,6 +19,7 @@ from thinwire.comms.swarm.transport import Key, PeerError, Transport
 
 PARALLEL = 8  # chunks on their way at once
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
+_LONGEST_PATIENCE_S = 60.0
 _HOLDERS = 3  # a chunk is asked of: when one stalls or lies, the transport goes on at another
 _ASK_S = 5.0
 
@@ -28,6 +31,7 @@ class Peers:
         self._transport = transport
         self._connected: set[Key] = set()
         self.keys: dict[Key, None] = {key: None for key in first if key != transport.key}
+        self.slowest_s = 0.0  # that a chunk has taken
 
     def meet(self, key: Key, addresses: tuple[str, ...]) -> None:
         """Somebody has named this member."""
@@ -63,8 +67,8 @@ class Download:
     _spared: bool = True  # the publishers, except for what they grant
 
     async def run_to_end(self) -> None:
-        """Fetch all that is missing into the shelf; raises `PeerError` when nobody gives a chunk for twice `patience_s`."""
-        gained, pause_s = time.monotonic(), _FIRST_PAUSE_S
+        """Fetch all that is missing into the shelf; raises `PeerError` when then nobody at all gives a chunk either."""
+        gained, pause_s, why = time.monotonic(), _FIRST_PAUSE_S, ""
         try:
             while missing := self.entry.missing:
                 await self._ask_around()
@@ -72,14 +76,15 @@ class Download:
                 before = len(missing)
                 if self._tasks:
                     await asyncio.wait(self._tasks, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
-                why = self._collect()
+                why = self._collect() or why
                 now = time.monotonic()
                 if len(self.entry.missing) < before:
-                    gained, pause_s, self._spared = now, _FIRST_PAUSE_S, True
+                    gained, pause_s, why, self._spared = now, _FIRST_PAUSE_S, "", True
                     continue
-                if now - gained > 2 * self.patience_s:
-                    raise PeerError("no holder left", why or f"{before} chunks missing")
-                self._spared = now - gained <= self.patience_s
+                if (why or not self._tasks) and now - gained > max(self.patience_s, min(3 * self.peers.slowest_s, _LONGEST_PATIENCE_S)):
+                    if not self._spared:
+                        raise PeerError("no holder left", why or f"{before} chunks missing")
+                    self._spared, gained, why = False, now, ""
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         finally:
@@ -145,7 +150,9 @@ class Download:
 
     async def _fetch(self, index: int, holders: list[Key]) -> None:
         chunk = self.entry.signed.manifest.chunks[index]
+        began = time.monotonic()
         data = await self.transport.fetch(chunk.digest, chunk.nbytes, holders)
+        self.peers.slowest_s = max(self.peers.slowest_s, time.monotonic() - began)
         self.shelf.put(self.entry, index, Blob(chunk.digest, data))
 
     def _collect(self) -> str:

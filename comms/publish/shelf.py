@@ -72,7 +72,11 @@ class Shelf:
     def trim(self, *also: Signed) -> None:
         """Forget what no kept version needs; `also` are versions to keep, with their chains, however old."""
         wanted = self._wanted({digest: entry.signed for digest, entry in self._entries.items()}, *also)
-        dropped = [self._entries.pop(digest) for digest in list(self._entries) if digest not in wanted]
+        self.drop([digest for digest in self._entries if digest not in wanted])
+
+    def drop(self, digests: Iterable[bytes]) -> None:
+        """Forget these versions, and their chunks that no other version needs."""
+        dropped = [self._entries.pop(digest) for digest in list(digests) if digest in self._entries]
         needed = {blob.digest for entry in self._entries.values() for blob in entry.blobs.values()}
         for entry in dropped:
             for blob in entry.blobs.values():
@@ -81,10 +85,7 @@ class Shelf:
 
     def clear(self) -> None:
         """Forget everything."""
-        for entry in self._entries.values():
-            for blob in entry.blobs.values():
-                self._store.drop(blob.digest)
-        self._entries.clear()
+        self.drop(list(self._entries))
 
     def __len__(self) -> int:
         return len(self._entries)

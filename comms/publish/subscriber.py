@@ -36,7 +36,7 @@ class Subscriber:
     - `shapes`: of the model that is expected, by tensor name; None takes any model up to `limit_nbytes` of bfloat16 weights.
     - `keep`: how many versions are served to others.
     - `poll_s`: how often to ask for a newer version when no notice comes; `patience_s`: without any chunk, before the publisher is asked
-      for chunks that others were to give. After twice that a download is given up until the next poll; what has come stays.
+      for chunks that others were to give. After as long again a download is given up until the next poll; what has come stays.
 
     `refused` counts what was not taken, by reason.
     """
@@ -126,6 +126,7 @@ class Subscriber:
                 except WireError as error:
                     self.refused[error.reason if isinstance(error, RefusedManifest) else "wrong payload"] += 1
                     self._condemn(signed.digest)
+                    self._shelf.drop([signed.digest])
         return self.version
 
     # ------------------------------------------------------------------ what is new

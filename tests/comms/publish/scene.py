@@ -29,7 +29,7 @@ def model(numel: int = 3000, seed: int = 0) -> dict[str, Tensor]:
 
 
 def moved(tensors: dict[str, Tensor], by: float = 1e-5, seed: int = 0) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1000 + seed)  # not the weights' own numbers
     return {name: t + by * torch.randn(t.shape, generator=generator) for name, t in tensors.items()}
 
 
@@ -64,8 +64,8 @@ class Cast:
         """A subscriber that knows the members before it."""
         node = self.network.node(bytes([len(self.nodes) + 1]) * 32)
         await node.start()
-        options = {"poll_s": 0.05, "patience_s": 0.3, "peers": [each.key for each in self.nodes]} | options
-        subscriber = Subscriber(node, RUN, publishers=[self.identity.key], **options)
+        defaults: dict[str, Any] = {"poll_s": 0.05, "patience_s": 0.3, "peers": [each.key for each in self.nodes]}
+        subscriber = Subscriber(node, RUN, publishers=[self.identity.key], **(defaults | options))
         await subscriber.start(follow=follow)
         self.subscribers.append(subscriber)
         self.nodes.append(node)

@@ -22,33 +22,33 @@ def test_a_publisher_uploads_about_one_copy_to_four_workers_and_may_then_die(wor
         await asyncio.gather(*(node.start() for node in nodes))
         publisher = Publisher(first, RUN, identity=identity)
         await publisher.start()
-        followers = [Subscriber(node, RUN, publishers=[identity.key], poll_s=0.2) for node in nodes]
+        followers = [Subscriber(node, RUN, publishers=[identity.key], poll_s=0.2, patience_s=20.0) for node in nodes]
         for follower in followers:
             await follower.start()
-        weights = model(4_000_000)
-        copies = []
+        weights = model(1_000_000)
+        sent, copies = [], []
         for i, by in enumerate([0.0, 1e-4, 1e-6]):
             weights = moved(weights, by, seed=i)
             before = first.sent_nbytes
             manifest = await publisher.publish(weights)
             await asyncio.gather(*(follower.wait_for(i + 1) for follower in followers))
-            await asyncio.sleep(0)
-            copies.append((manifest.codec, manifest.nbytes, (first.sent_nbytes - before) / manifest.nbytes))
-        print(*copies, sep="\n")
+            sent.append((manifest.codec, manifest.nbytes))
+            copies.append((first.sent_nbytes - before) / manifest.nbytes)
+        print(*zip(sent, copies, strict=True), sep="\n")
         assert all(holds(follower, weights) for follower in followers)
-        assert [codec for codec, _, _ in copies] == ["full", "patch", "patch"]
-        assert all(ratio <= 1.5 for _, _, ratio in copies)
+        assert [codec for codec, _ in sent] == ["full", "patch", "patch"]
+        assert max(copies) <= 1.5
         await publisher.close()
         await first.close()
 
         # A joiner gets it from those who have it.
-        joiner_node = world.node(initial_peers=[address for node in nodes for address in node.addresses()])
-        await joiner_node.start()
-        joiner = Subscriber(joiner_node, RUN, publishers=[identity.key], peers=[node.key for node in nodes], poll_s=0.2)
+        joining = world.node(initial_peers=[address for node in nodes for address in node.addresses()])
+        await joining.start()
+        joiner = Subscriber(joining, RUN, publishers=[identity.key], peers=[node.key for node in nodes], poll_s=0.2)
         await joiner.start()
         await joiner.wait_for(3)
         assert holds(joiner, weights)
         for each in [*followers, joiner]:
             await each.close()
 
-    world.run(scene())
+    world.runner.run_until_complete(asyncio.wait_for(scene(), 240))
