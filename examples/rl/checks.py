@@ -42,6 +42,10 @@ REASONS: Mapping[str, str] = {
     "copy": "hard",
     "surprise": "hard",
     "drift": "hard",
+    "activations": "hard",  # these and the next are a verifier's
+    "commitment": "hard",
+    "no proof": "hard",
+    "malformed": "hard",
 }
 DRIFT_NATS = 0.1  # mean absolute difference between claimed and own log-probs (GRAIL; notes 1.7)
 

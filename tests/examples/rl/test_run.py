@@ -186,7 +186,7 @@ class Liar:
         self.network = world.reached("worker", identity)
         self.worker, _ = world.worker(someone(99))
         self.follower = Follower(self.network, world.config.run, TRAINER.key, self.worker.policy.module)
-        world.closing.append(self.follower.close)
+        world.closing += [self.follower.close, self.worker._weights.close]
         assert self.follower.wait(0, 60)
         version = self.follower.newest()
         assert version is not None
