@@ -1,0 +1,129 @@
+"""What an honest proof may be off by: learnt from honest rollouts of the same model, kept in the run's manifest, applied to every verdict.
+
+A chunk alone is a small sample: the mean of its 128 differences varies by a tenth between honest chunks, and 1 % of noise in the weights
+doubles it. The chunks of one rollout are judged together as well, where the same six standard deviations are less:
+
+    limit(k) = mean + 6 sqrt(between^2 + within^2 / k)        k = 1: a chunk alone; k: the average over k chunks of one rollout
+
+`between` and `within` are the standard deviations between rollouts and between chunks of a rollout (one-way analysis of variance).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from statistics import fmean
+
+from torch import Tensor
+
+from thinwire.comms.verify.activations import Measurement, ProofError, measure
+
+SIGMAS = 6.0
+LEAST = 30  # honest chunks that thresholds may be learnt from
+NAMES = tuple(each.name for each in fields(Measurement))
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Of one statistic over honest chunks."""
+
+    mean: float
+    between: float
+    within: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("mean", self.mean), ("between", self.between), ("within", self.within)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}; a limit is made of finite numbers that are not below zero")
+
+    def of(self, chunks: int) -> float:
+        """What the average over so many chunks of a rollout may be."""
+        return self.mean + SIGMAS * math.sqrt(self.between**2 + self.within**2 / chunks)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The limits of a run, one for each number of a `Measurement`; they hold for the model, dtype and lengths they were learnt from."""
+
+    exponents: Limit
+    mean: Limit
+    median: Limit
+    strangers: Limit
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """For a manifest; `from_dict` makes the same thresholds of it."""
+        return {name: [limit.mean, limit.between, limit.within] for name in NAMES for limit in (self[name],)}
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Sequence[float]]) -> "Thresholds":
+        """Raises `ValueError` for anything that `to_dict` cannot have made."""
+        if not isinstance(told, Mapping) or set(told) != set(NAMES):
+            raise ValueError(f"thresholds have the limits {', '.join(NAMES)}, given {told!r:.200}")
+        try:
+            return cls(**{name: Limit(*map(float, told[name])) for name in NAMES})
+        except TypeError as error:
+            raise ValueError(f"a limit has three numbers: {error}") from None
+
+    def __getitem__(self, name: str) -> Limit:
+        limit: Limit = getattr(self, name)
+        return limit
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reason` is one stable word or two, `told` a sentence for people, `numbers` what was measured: averages over the chunks judged."""
+
+    accepted: bool
+    reason: str
+    told: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+def calibrate(rollouts: Sequence[Sequence[Measurement]]) -> Thresholds:
+    """Limits from honest rollouts: proofs made while decoding, measured with one prefill, the chunks of each rollout together.
+
+    Raises `ValueError` for fewer than 30 chunks; take a thousand.
+    """
+    groups = [group for group in rollouts if group]
+    if sum(map(len, groups)) < LEAST:
+        raise ValueError(f"{sum(map(len, groups))} honest chunks; give at least {LEAST}, better a thousand")
+    return Thresholds(**{name: _limit([[float(getattr(each, name)) for each in group] for group in groups]) for name in NAMES})
+
+
+def _limit(groups: Sequence[Sequence[float]]) -> Limit:
+    """One-way random effects; the variance of what comes from groups of one chunk each cannot be told apart, and all counts as between."""
+    means, sizes = [fmean(group) for group in groups], [len(group) for group in groups]
+    total, n = fmean([value for group in groups for value in group]), sum(sizes)
+    inside, outside = n - len(groups), len(groups) - 1
+    squares = sum((value - mean) ** 2 for group, mean in zip(groups, means, strict=True) for value in group)
+    within = squares / inside if inside else 0.0
+    spread = sum(size * (mean - total) ** 2 for mean, size in zip(means, sizes, strict=True)) / outside if outside else 0.0
+    typical = (n - sum(size**2 for size in sizes) / n) / outside if outside else 1.0
+    return Limit(total, math.sqrt(max(0.0, (spread - within) / typical)), math.sqrt(within))
+
+
+def judge(measured: Sequence[Measurement], thresholds: Thresholds) -> Verdict:
+    """A verdict on chunks of one rollout: each alone, and all of them together. Raises `ValueError` when there is none."""
+    if not measured:
+        raise ValueError("no chunk was measured; a verdict needs at least one")
+    numbers = {name: fmean(getattr(each, name) for each in measured) for name in NAMES}
+    for name in NAMES:
+        greatest = max(getattr(each, name) for each in measured)
+        for value, limit, whose in (
+            (greatest, thresholds[name].of(1), "of a chunk"),
+            (numbers[name], thresholds[name].of(len(measured)), f"on average of {len(measured)} chunks"),
+        ):
+            if not value <= limit:
+                return Verdict(False, "activations", f"{name} {whose}: {value:.2f}, honest ones have at most {limit:.2f}", numbers)
+    return Verdict(True, "accepted", f"{len(measured)} chunks are those of an honest worker", numbers)
+
+
+def check(proofs: Sequence[bytes], chunks: Sequence[Tensor], thresholds: Thresholds) -> Verdict:
+    """A verdict on proofs, from the verifier's own states of the same chunks, each `(tokens, width)` bfloat16.
+
+    Bytes that are no proof are refused as "malformed". Raises `UnprovableError` when the verifier's own states have no proof.
+    """
+    try:
+        measured = measure(proofs, chunks)
+    except ProofError as error:
+        return Verdict(False, "malformed", str(error), {})
+    return judge(measured, thresholds)
