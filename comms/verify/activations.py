@@ -49,9 +49,10 @@ def cut(tokens: int, width: int, chunk: int = CHUNK) -> tuple[slice, ...]:
     """
     if tokens * width < TOP:
         raise UnprovableError("short", f"{tokens} tokens of {width} states are {tokens * width} values; a proof needs {TOP}")
-    starts = [
-        start for start in range(0, tokens, chunk) if start == 0 or (2 * (tokens - start) >= chunk and (tokens - start) * width >= TOP)
-    ]
+    chunk = max(chunk, -(-TOP // width))
+    starts = [start for start in range(0, tokens, chunk) if start == 0 or (tokens - start) * width >= TOP]
+    if len(starts) > 1 and 2 * (tokens - starts[-1]) < chunk:
+        starts.pop()
     return tuple(slice(start, end) for start, end in zip(starts, [*starts[1:], tokens], strict=True))
 
 

@@ -1,6 +1,7 @@
 """drand as a beacon: a public network that signs a round every few seconds. Fetched by HTTP, verified by a library, never `latest`."""
 
 import http.client
+import importlib
 import json
 import re
 import time
@@ -24,6 +25,10 @@ class Chain:
     public_key: str
     genesis_s: int  # since 1970, of round 1
     period_s: int
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{64}", self.hash) or not re.fullmatch(r"[0-9a-f]{192}", self.public_key) or self.period_s < 1:
+            raise ValueError(f"chain {self.hash[:16]}...: give its hash and public key in hex, 64 and 192 digits, and a period in seconds")
 
 
 QUICKNET = Chain(
@@ -107,8 +112,6 @@ def _get(address: str, timeout_s: float) -> bytes:
 
 def _library() -> ModuleType:
     try:
-        import drand_verify
+        return importlib.import_module("drand_verify")
     except ImportError:
         raise BeaconError("nothing here verifies the signatures of drand: pip install drand-verify, or use a HashChainBeacon") from None
-    module: ModuleType = drand_verify
-    return module

@@ -113,18 +113,19 @@ class Verifier:
     def judge(self, committed: Committed, rollout: Rollout, weights_sha256: bytes, hidden_states: HiddenStates) -> Verdict:
         """The verdict on a rollout that was revealed.
 
-        `weights_sha256` and `hidden_states` are of the version that the worker was to use; `hidden_states(tokens)` is called at most once,
-        and returns `(len(tokens), width)` bfloat16: row i after token i was read. Raises `NotYetError` while there is no challenge (judge it
-        again later), and what the beacon, `hidden_states` or the verifier's own states raise: none of these is the worker's fault.
+        `weights_sha256` and `hidden_states` are of the version that the worker was to use; `hidden_states(tokens)` is called at most once
+        and returns `(len(tokens), width)` bfloat16: row i after token i was read. Raises `NotYetError` while there is no challenge, and
+        what the beacon, `hidden_states` or the verifier's own states raise: none of these is the worker's fault, judge it again later.
         """
-        heard = self._heard.get(committed.worker, {}).get(committed.n)
-        if heard is None or heard.committed != committed:
+        waiting = self._heard.get(committed.worker)
+        heard = waiting.get(committed.n) if waiting is not None else None
+        if waiting is None or heard is None or heard.committed != committed:
             return Verdict(False, "no commitment", "no such commitment was heard in time")
         randomness = self._beacon.randomness(committed.round)
         verdict = self._unopened(committed, rollout, weights_sha256)
         if verdict is None:  # what opens nothing may be another's: the worker's own is still awaited
             verdict = self._again(heard, rollout) or self._compared(randomness, committed, rollout, hidden_states)
-            self._heard[committed.worker].pop(committed.n)
+            waiting.pop(committed.n, None)
         return verdict
 
     def _again(self, heard: _Heard, rollout: Rollout) -> Verdict | None:
@@ -170,9 +171,9 @@ class Verifier:
             return Verdict(
                 False, "other weights", f"it was made with {committed.weights_sha256.hex()[:16]}, not {weights_sha256.hex()[:16]}"
             )
-        if len(rollout.tokens) > MAX_TOKENS or len(rollout.proofs) > MAX_TOKENS:
-            return Verdict(False, "malformed", f"more than {MAX_TOKENS} tokens")
         try:
+            if max(map(len, rollout)) > MAX_TOKENS:
+                return Verdict(False, "malformed", f"more than {MAX_TOKENS} tokens, log-probabilities or proofs")
             opened = commitment(rollout, weights_sha256=weights_sha256, worker=committed.worker, run=self._run, n=committed.n)
         except (ValueError, TypeError) as error:
             return Verdict(False, "malformed", str(error))

@@ -42,7 +42,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The limits of a run, one for each number of a `Measurement`; they hold for the model, the dtype and the lengths they were learnt of."""
+    """The limits of a run, one for each number of a `Measurement`; they hold for the model, dtype and lengths they were learnt from."""
 
     exponents: Limit
     mean: Limit
@@ -57,7 +57,7 @@ class Thresholds:
     def from_dict(cls, told: Mapping[str, Sequence[float]]) -> "Thresholds":
         """Raises `ValueError` for anything that `to_dict` cannot have made."""
         if not isinstance(told, Mapping) or set(told) != set(NAMES):
-            raise ValueError(f"thresholds have the limits {', '.join(NAMES)}, given {sorted(map(str, told))}")
+            raise ValueError(f"thresholds have the limits {', '.join(NAMES)}, given {told!r:.200}")
         try:
             return cls(**{name: Limit(*map(float, told[name])) for name in NAMES})
         except TypeError as error:
