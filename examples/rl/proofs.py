@@ -6,7 +6,7 @@ A group is proved as a whole: the chunks of all its completions in one row, of w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,7 @@ from torch import Tensor
 from examples.rl.checks import drift
 from examples.rl.policy import Policy
 from examples.rl.rollout import Completion, RolloutGroup
-from thinwire.comms.verify.activations import PROOF_NBYTES, UnprovableError, cut
-from thinwire.comms.verify.activations import prove as prove_states
+from thinwire.comms.verify.activations import PROOF_NBYTES, UnprovableError, cut, prove_chunks
 from thinwire.comms.verify.challenge import Challenge, Rollout, commitment
 from thinwire.comms.verify.thresholds import Limit, Thresholds, check
 
@@ -40,8 +39,14 @@ class Finding:
 
 def prove(group: RolloutGroup, policy: Policy, weights_sha256: bytes) -> RolloutGroup:
     """The group with its proofs and the commitment to all of it; completions that are too short to prove have none."""
-    proved = tuple(msgspec.structs.replace(one, proof=b"".join(_proofs(group, one, policy))) for one in group.completions)
-    made = msgspec.structs.replace(group, completions=proved)
+    states = _all_states(group, policy)
+    chunks = [[own[rows] for rows in _cut(own)] for own in states]
+    proofs = iter(prove_chunks([chunk for each in chunks for chunk in each]))
+    proved = [
+        msgspec.structs.replace(one, proof=b"".join(next(proofs) for _ in each))
+        for one, each in zip(group.completions, chunks, strict=True)
+    ]
+    made = msgspec.structs.replace(group, completions=tuple(proved))
     return msgspec.structs.replace(made, commitment=committed(made, weights_sha256))
 
 
@@ -99,11 +104,22 @@ def thresholds_from(extra: Mapping[str, Any]) -> Thresholds:
     return Thresholds.from_dict(told) if told else THRESHOLDS
 
 
-def _proofs(group: RolloutGroup, one: Completion, policy: Policy) -> Sequence[bytes]:
+def _cut(states: Tensor) -> tuple[slice, ...]:
     try:
-        return prove_states(_states(group, one, policy))
+        return cut(*states.shape)
     except UnprovableError:
         return ()
+
+
+def _all_states(group: RolloutGroup, policy: Policy) -> list[Tensor]:
+    """Of every completion; those of one length in one prefill."""
+    found: dict[int, Tensor] = {}
+    for length in {len(one.tokens) for one in group.completions}:
+        rows = [i for i, one in enumerate(group.completions) if len(one.tokens) == length]
+        tokens = torch.tensor([[*group.prompt_tokens.tolist(), *group.completions[i].tokens.tolist()] for i in rows])
+        states = policy.hidden(tokens)[:, len(group.prompt_tokens) :].to(torch.bfloat16).cpu()
+        found |= dict(zip(rows, states, strict=True))
+    return [found[i] for i in range(len(group.completions))]
 
 
 def _states(group: RolloutGroup, one: Completion, policy: Policy) -> Tensor:
