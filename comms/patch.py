@@ -55,7 +55,7 @@ def encode(old: Tensor | None, new: Tensor) -> bytes:
     >>> new = old.clone(); new[7] = 1.0
     >>> patch = encode(old, new)
     >>> len(patch), torch.equal(decode(old, patch, 1000), new)
-    (31, True)
+    (30, True)
     """
     after = _words(new)
     before = None if old is None else _words(old)
