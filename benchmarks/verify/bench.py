@@ -1,0 +1,219 @@
+"""The experiment: thresholds from some honest rollouts, verdicts on others and on every lie about them, and what both sides pay."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import msgspec
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+
+from benchmarks.suite.record import FAILED, OK, Made, Record, key_of
+from benchmarks.suite.runs import Due
+from benchmarks.verify.lies import invented, other_weights, resampled, swapped
+from benchmarks.verify.model import Decoder
+from benchmarks.verify.rollouts import Rollouts, batches, prefill, prompts
+from thinwire.comms.verify.activations import PROOF_NBYTES, TOP, Measurement, cut, measure, prove
+from thinwire.comms.verify.field import PRIME
+from thinwire.comms.verify.thresholds import NAMES, Thresholds, calibrate, judge
+
+ACCEPTED, REFUSED, COST = 0.999, 0.99, 0.2  # the issue's bars
+CASES = {
+    "honest": "accept",
+    "noise 0.001": "",  # about a step of training: not to be told apart
+    "noise 0.01": "refuse",
+    "int4": "refuse",
+    "prompt token": "refuse",
+    "completion token": "refuse",
+    "likely token": "",  # one that the model might have said
+    "another rollout": "refuse",
+    "mean": "refuse",
+    "random": "refuse",
+    "zero": "refuse",
+}
+ZERO = PRIME.to_bytes(2, "big") + bytes(2 * TOP)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much: rollouts to learn thresholds from and to judge, tokens of each, and how many are sampled together."""
+
+    calibration: int
+    rollouts: int
+    prompt: int
+    completion: int
+    batch: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One rollout: its chunks measured, and which of them can differ from honest ones."""
+
+    chunks: Sequence[Measurement]
+    touched: Sequence[int]
+
+
+class Bench:
+    """Measures cases; what several of them need is made once."""
+
+    def __init__(self, setting: Setting, load: Callable[[], Decoder], cache: Path) -> None:
+        self._setting, self._load, self._cache = setting, load, cache
+
+    def due(self, cases: Sequence[str]) -> Iterator[Due]:
+        """One run a case."""
+        s = self._setting
+        for case in cases:
+            amounts = {name: value for name, value in asdict(s).items() if name != "seed"}
+            key = key_of(case, seed=s.seed, **amounts)
+            template = Record(suite="verify", key=key, status=FAILED, made=Made.now(), method=case, label=case, seed=s.seed)
+            yield Due(template, partial(self.measure, case, template))
+
+    def measure(self, case: str, template: Record) -> Record:
+        """Verdicts on every chunk alone, and on every rollout."""
+        judged = self._judged(case)
+        chunks = [judge([rollout.chunks[i]], self.thresholds).accepted for rollout in judged for i in rollout.touched]
+        rollouts = [judge(rollout.chunks, self.thresholds).accepted for rollout in judged]
+        numbers: dict[str, float | None] = {
+            "chunks": float(len(chunks)),
+            "chunks_refused": float(chunks.count(False)),
+            "rollouts": float(len(rollouts)),
+            "rollouts_refused": float(rollouts.count(False)),
+        }
+        touched = [rollout.chunks[i] for rollout in judged for i in rollout.touched]
+        for name in NAMES:
+            numbers[name] = sum(getattr(each, name) for each in touched) / len(touched)
+        match CASES[case]:
+            case "accept":
+                numbers |= self._cost()
+                share = chunks.count(True) / len(chunks), rollouts.count(True) / len(rollouts)
+                checks = {
+                    f"at least {ACCEPTED:.1%} of chunks accepted": share[0] >= ACCEPTED,
+                    f"at least {ACCEPTED:.1%} of rollouts accepted": share[1] >= ACCEPTED,
+                    f"verification at most {COST} of generation": (numbers["cost_ratio"] or 0.0) <= COST,
+                }
+            case "refuse":
+                checks = {f"at least {REFUSED:.0%} of rollouts refused": rollouts.count(False) / len(rollouts) >= REFUSED}
+            case _:
+                checks = {}
+        missed = [name for name, held in checks.items() if not held]
+        return replace(
+            template,
+            status=FAILED if missed else OK,
+            reason=f"not {missed[0]}" if missed else None,
+            numbers=numbers,
+            checks=checks,
+            settings={"thresholds": msgspec.json.encode(self.thresholds.to_dict()).decode()},
+        )
+
+    @cached_property
+    def model(self) -> Decoder:
+        """Loaded when the first rollout is due."""
+        return self._load()
+
+    @cached_property
+    def _made(self) -> list[Rollouts]:
+        s = self._setting
+        ids = self.model.encode("\n".join(topics[name] for name in sorted(topics)))
+        starts = prompts(ids, s.calibration + s.rollouts, s.prompt, s.seed)
+        name = f"{type(self.model).__name__}-{s.prompt}-{s.completion}-{s.batch}-{s.seed}"
+        return list(batches(self.model, starts, s.completion, s.batch, s.seed, self._cache / name))
+
+    @cached_property
+    def _known(self) -> list[Rollouts]:
+        return list(islice(self._made, self._setting.calibration // self._setting.batch))
+
+    @cached_property
+    def _judging(self) -> list[Rollouts]:
+        return self._made[len(self._known) :]
+
+    @cached_property
+    def thresholds(self) -> Thresholds:
+        """Learnt from rollouts that are not judged."""
+        seen = [self._states(each) for each in self._known]
+        return calibrate([rollout.chunks for each, own in zip(self._known, seen, strict=True) for rollout in measured(each.hidden, own)])
+
+    @cached_property
+    def _own(self) -> list[Tensor]:
+        return [self._states(each) for each in self._judging]
+
+    def _states(self, rollouts: Rollouts, tokens: Tensor | None = None) -> Tensor:
+        return prefill(self.model, rollouts.tokens if tokens is None else tokens, rollouts.prompt)[0]
+
+    def _judged(self, case: str) -> list[Judged]:
+        """The rollouts as a worker of that kind proves them."""
+        seed, found = self._setting.seed, list[Judged]()
+        if case.startswith(("int4", "noise")):
+            own = self._own
+            with other_weights(self.model, case, seed):
+                made = [self._states(each) for each in self._judging]
+            return [one for hidden, states in zip(made, own, strict=True) for one in measured(hidden, states)]
+        if case in ("another rollout", "mean", "random"):
+            hidden = invented(case, torch.cat([each.hidden for each in self._judging]), seed)
+            return measured(hidden, torch.cat(self._own))
+        if case == "zero":
+            return [zeroed(states) for own in self._own for states in own]
+        for number, each in enumerate(self._judging):
+            tokens, at = each.tokens, torch.zeros(len(each.tokens), dtype=torch.int64)
+            end = tokens.shape[1]
+            match case:
+                case "prompt token":
+                    tokens, at = swapped(tokens, 0, each.prompt, self.model.vocabulary, seed + number)
+                case "completion token":
+                    tokens, at = swapped(tokens, each.prompt, end, self.model.vocabulary, seed + number)
+                case "likely token":
+                    tokens, at = resampled(self.model, tokens, each.hidden, each.prompt, seed + number)
+            own_states = self._own[number] if case == "honest" else self._states(each, tokens)
+            found += measured(each.hidden, own_states, (at - each.prompt).clamp(min=0).tolist())
+        return found
+
+    def _cost(self) -> dict[str, float]:
+        """Processor seconds of both sides, a token of the completion: sampled and proved, against prefilled and compared.
+
+        Sampling was timed when it was done, which may be another day; the rest is timed here, over the rollouts of the calibration.
+        """
+        tokens = sum(each.hidden.shape[0] * each.hidden.shape[1] for each in self._known)
+        sampled = sum(each.cpu_s for each in self._known)
+        filled, began = 0.0, time.process_time()
+        proofs = [[prove(hidden) for hidden in each.hidden] for each in self._known]
+        proved = time.process_time() - began
+        for each, said in zip(self._known, proofs, strict=True):
+            own, took = prefill(self.model, each.tokens, each.prompt)
+            began = time.process_time()
+            for proof, states in zip(said, own, strict=True):
+                judge(measure(proof, pieces(states)), self.thresholds)
+            filled += took + time.process_time() - began
+        chunks = sum(map(len, (proof for said in proofs for proof in said)))
+        return {
+            "sample_tokens_per_cpu_s": tokens / sampled,
+            "verify_tokens_per_cpu_s": tokens / filled,
+            "cost_ratio": filled / sampled,
+            "prove_ms": 1e3 * proved / chunks,
+            "proof_nbytes_per_token": PROOF_NBYTES * chunks / tokens,
+        }
+
+
+def pieces(states: Tensor) -> list[Tensor]:
+    """The chunks of one rollout's states."""
+    return [states[rows] for rows in cut(*states.shape)]
+
+
+def measured(made: Tensor, own: Tensor, first: Sequence[int] | None = None) -> list[Judged]:
+    """Proofs of `made (rollouts, tokens, width)` measured with the verifier's `own`; `first` is the first token that can differ."""
+    judged = []
+    for i, (hidden, states) in enumerate(zip(made, own, strict=True)):
+        starts = [rows.stop for rows in cut(*states.shape)]
+        touched = [k for k, stop in enumerate(starts) if stop > (first[i] if first else 0)]
+        judged.append(Judged(measure(prove(hidden), pieces(states)), touched))
+    return judged
+
+
+def zeroed(states: Tensor) -> Judged:
+    """A sketch of zeros behind the right modulus: 258 zero bytes are no proof at all."""
+    chunks = pieces(states)
+    return Judged(measure([ZERO] * len(chunks), chunks), range(len(chunks)))
