@@ -109,7 +109,10 @@ class Bench(Kept):
                 "state_ratio_p50": by_transport.p50,
                 "interface_ratio": seen.counts[-1].received / len(joins) / state,
             },
-            checks={"the same bits from the first round on": not differ, f"at most {BYTES_GOAL} x the state": by_transport.p99 <= BYTES_GOAL},
+            checks={
+                "the same bits from the first round on": not differ,
+                f"at most {BYTES_GOAL} x the state": by_transport.p99 <= BYTES_GOAL,
+            },
         )
 
 
