@@ -14,12 +14,14 @@ import logging
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import torch
 import tyro
 from rich.console import Console
@@ -28,12 +30,15 @@ from examples.rl import config as configs
 from examples.rl.config import Config, ConfigError
 from examples.rl.events import Events
 from examples.rl.launch import Launch, LaunchError, launch
+from examples.rl.messages import LEARNERS
 from examples.rl.network import Network
 from examples.rl.picture import draw, sentence
+from thinwire import SwarmGroup
 from thinwire.comms.swarm.identity import Identity, IdentityFileError
 from thinwire.comms.swarm.transport import PeerError
 
 HERE = Path(__file__).parent
+FOUND_S, LOOK_S = 3.0, 0.5  # of looking for learners that are there before the first begins
 FIND_S = 60.0  # for the trainer of a worker to be reached
 
 
@@ -131,13 +136,41 @@ def trainer(config: Config, network: Network, folder: Path, events: Events) -> N
     """Learn until all updates are done."""
     from examples.rl.trainer import Stopped, Trainer
 
-    made = Trainer(config, network, folder, events)
+    group = learners(config, network, folder) if config.learners.count > 1 and config.learners.average else None
+    made = Trainer(config, network, folder, events, group=group)
     try:
         made.run()
     except Stopped:
         pass
     finally:
         made.close()
+        if group is not None:
+            group.leave()
+
+
+def learners(config: Config, network: Network, folder: Path) -> SwarmGroup:
+    """The swarm in which learners average: others say where it is, and the first of the keys begins it where nobody does."""
+    first = bool(config.trainers) and config.trainers[0] == network.identity.key
+    until = time.monotonic() + (FOUND_S if first else FIND_S)
+    known: list[str] = []
+    while not known and time.monotonic() < until:
+        for key in network.peers("trainer"):
+            try:
+                known += msgspec.msgpack.decode(network.ask(key, LEARNERS, b""), type=list[str])[:8]
+            except (PeerError, msgspec.DecodeError):
+                continue
+        network.wait_for(lambda: False, LOOK_S)
+    if not known and not first:
+        raise PeerError("no learner", f"none was reached in {FIND_S:.0f} s; start the first of the trainers' keys first")
+    identity = Identity.load_or_create(folder / "learner-key")
+    group = SwarmGroup(f"{config.run}/learners", known or None, identity=identity, listen=config.network.listen)
+    told = msgspec.msgpack.encode(group.addresses())
+
+    async def tell(peer: bytes, request: bytes) -> bytes:
+        return told
+
+    network.serve(LEARNERS, tell)
+    return group
 
 
 def worker(config: Config, network: Network, folder: Path, events: Events) -> None:

@@ -67,6 +67,8 @@ class Learners(Table):
     """Several learners that average what they have learnt, with thinwire.DiLoCo over a swarm; one learner needs none of it."""
 
     count: int = 1
+    average: bool = True
+    """Without it they only share rollouts, if `foreign_groups` says so."""
     sync_every: int = 10
     codec: str = "int4"
 

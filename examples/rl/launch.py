@@ -82,40 +82,38 @@ class Run:
         self._launch, self._on_event = launch, on_event
         self.told: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
         self.children: dict[str, Child] = {}
-        self.view = View(launch.config.train.updates)
-        self._trainer = self._key("trainer")
-        self._verifiers = [self._key(f"verifier{i}") for i in range(launch.verifiers)]
+        self.trainers = [f"trainer{i}" for i in range(launch.config.learners.count)]
+        self.view = View(launch.config.train.updates, trainers=len(self.trainers))
+        self._trainer_keys = [self._key(name).key.hex() for name in self.trainers]
+        self._verifier_keys = [self._key(f"verifier{i}").key.hex() for i in range(launch.verifiers)]
 
     def _key(self, name: str) -> Identity:
         return Identity.load_or_create(self._launch.folder / name / "key")
 
     def __enter__(self) -> Run:
-        first = self.start("trainer", "trainer")
-        address = self._first_word(first)
-        for i in range(self._launch.verifiers):
-            self.start(f"verifier{i}", "verifier", address)
-        for i in range(self._launch.workers):
-            self.start(f"worker{i}", "worker", address)
+        try:
+            address = self._first_word(self.start(self.trainers[0], "trainer", self._trainer_keys))
+            for name in self.trainers[1:]:
+                self.start(name, "trainer", self._trainer_keys, address)
+            for role, count in (("verifier", self._launch.verifiers), ("worker", self._launch.workers)):
+                for i in range(count):  # each works for one of the trainers
+                    self.start(f"{role}{i}", role, [self._trainer_keys[i % len(self.trainers)]], address)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         for child in self.children.values():
+            child.process.terminate()  # all at once: each takes a moment
+        for child in self.children.values():
             child.end()
 
-    def start(self, name: str, role: str, address: str | None = None) -> Child:
+    def start(self, name: str, role: str, trainers: Sequence[str], address: str | None = None) -> Child:
         """One more process."""
-        command = [
-            sys.executable,
-            "-m",
-            "examples.rl",
-            role,
-            "--config",
-            str(self._launch.path),
-            "--folder",
-            str(self._launch.folder / name),
-        ]
-        command += ["--json", "--trainers", self._trainer.key.hex()]
-        command += ["--verifiers", *(one.key.hex() for one in self._verifiers)] if self._verifiers else []
+        command = [sys.executable, "-m", "examples.rl", role, "--json", "--config", str(self._launch.path)]
+        command += ["--folder", str(self._launch.folder / name), "--trainers", *trainers]
+        command += ["--verifiers", *self._verifier_keys] if self._verifier_keys else []
         command += ["--peers", address] if address else []
         command += ["--set", *self._launch.changes] if self._launch.changes else []
         self.children[name] = Child(name, command, self.told)
@@ -130,8 +128,8 @@ class Run:
         if event is not None:
             self.view.hear(name, event)
             self._on_event(name, event)
-        elif name == "trainer" and self.view.done is None:
-            raise LaunchError(f"the trainer ended: {self.children[name].last_words}")
+        elif name in self.trainers and name not in self.view.ended:
+            raise LaunchError(f"{name} ended: {self.children[name].last_words}")
         else:
             self.view.processes[name] = f"ended: {self.children[name].last_words}"
             self._on_event(name, {"event": "ended", "words": self.children[name].last_words})
@@ -162,10 +160,10 @@ def launch(options: Launch, console: Console, *, plain: bool = False) -> View:
 
     with Run(options, tell) as run:
         if plain:
-            while run.view.done is None:
+            while not run.view.done:
                 run.hear(1.0)
         else:
             with Live(run.view, console=console, refresh_per_second=4):
-                while run.view.done is None:
+                while not run.view.done:
                     run.hear(1.0)
         return run.view

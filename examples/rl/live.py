@@ -21,6 +21,7 @@ class View:
     """All that the processes of a run have said so far."""
 
     updates_due: int
+    trainers: int = 1  # the curves are of the first that is heard
     updates: list[dict[str, Any]] = field(default_factory=list)
     accuracy: list[tuple[int, float]] = field(default_factory=list)  # after how many updates, sampled
     staleness: Counter[int] = field(default_factory=Counter)  # groups trained on, by age in versions
@@ -29,7 +30,8 @@ class View:
     nbytes: dict[str, tuple[int, int]] = field(default_factory=dict)  # by process: sent, received
     processes: dict[str, str] = field(default_factory=dict)  # what each did last
     idle_s: float = 0.0
-    done: dict[str, Any] | None = None
+    ended: dict[str, dict[str, Any]] = field(default_factory=dict)  # trainers, and their last words
+    _first: str | None = None
 
     def hear(self, who: str, event: dict[str, Any]) -> None:
         """One event of the process `who`."""
@@ -37,9 +39,10 @@ class View:
         self.processes[who] = kind
         if "sent" in event:
             self.nbytes[who] = (int(event["sent"]), int(event["received"]))
-        if kind == "accuracy":
+        self._first = self._first or (who if event["role"] == "trainer" else None)
+        if kind == "accuracy" and who == self._first:
             self.accuracy.append((int(event["update"]), float(event["accuracy"])))
-        elif kind == "update":
+        elif kind == "update" and who == self._first:
             self.updates.append(event)
             self.staleness.update({int(age): count for age, count in event["staleness"].items()})
             self.refused = Counter(event["refused"])
@@ -47,7 +50,12 @@ class View:
         elif kind == "verdict":
             self.verdicts["accepted" if event["accepted"] else event["reason"]] += 1
         elif kind == "end" and event["role"] == "trainer":
-            self.done = event
+            self.ended[who] = event
+
+    @property
+    def done(self) -> bool:
+        """Whether all trainers have done all updates."""
+        return len(self.ended) >= self.trainers
 
     # -- drawn -------------------------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-GROUP, PENDING, VERDICT, SHARED, STATUS, WANTED = "rl/group", "rl/pending", "rl/verdict", "rl/shared", "rl/status", "rl/wanted"
+GROUP, PENDING, VERDICT, SHARED, LEARNERS = "rl/group", "rl/pending", "rl/verdict", "rl/shared", "rl/learners"
 INLINE_NBYTES = 48 << 10  # a sealed group above it is fetched
 MAX_LISTED = 64
 S = TypeVar("S", bound="Message")

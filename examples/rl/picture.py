@@ -11,16 +11,17 @@ MB = 1e6
 
 def sentence(view: View, workers: int) -> str:
     """What was learnt, from how far away, and what was refused."""
-    assert view.done is not None
-    (_, before), (updates, after) = view.accuracy[0], view.accuracy[-1]
-    sent, received = view.nbytes["trainer"]
+    (_, before), (updates, _) = view.accuracy[0], view.accuracy[-1]
+    after = [float(end["accuracy"]) for end in view.ended.values()]
+    sent, received = (sum(view.nbytes[name][way] for name in view.ended) for way in (0, 1))
+    seconds = max(float(end["at_s"]) for end in view.ended.values())
     ages = sorted(view.staleness.elements())
     middle = ages[len(ages) // 2] if ages else 0
-    refused = view.refused.total()
+    who = "the trainer" if len(after) == 1 else f"{len(after)} learners"
     return (
-        f"Accuracy {before:.2f} -> {after:.2f} in {updates} updates and {view.done['at_s']:.0f} s: "
-        f"the trainer sent {sent / MB:.1f} MB of weights and took {received / MB:.1f} MB of rollouts from {workers} workers, "
-        f"{middle} versions old in the middle; {refused} groups were refused."
+        f"Accuracy {before:.2f} -> {' and '.join(f'{one:.2f}' for one in after)} in {updates} updates and {seconds:.0f} s: "
+        f"{who} sent {sent / MB:.1f} MB and took {received / MB:.1f} MB from {workers} workers and each other, "
+        f"groups were {middle} versions old in the middle; {view.refused.total()} were refused."
     )
 
 
