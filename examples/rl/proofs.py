@@ -37,13 +37,15 @@ class Finding:
     detail: str = ""
 
 
-def prove(group: RolloutGroup, policy: Policy, weights_sha256: bytes) -> RolloutGroup:
+def prove(group: RolloutGroup, policy: Policy, weights_sha256: bytes, *, proofs: bool = True) -> RolloutGroup:
     """The group with its proofs and the commitment to all of it; completions that are too short to prove have none."""
+    if not proofs:
+        return msgspec.structs.replace(group, commitment=committed(group, weights_sha256))
     states = _all_states(group, policy)
     chunks = [[own[rows] for rows in _cut(own)] for own in states]
-    proofs = iter(prove_chunks([chunk for each in chunks for chunk in each]))
+    made_proofs = iter(prove_chunks([chunk for each in chunks for chunk in each]))
     proved = [
-        msgspec.structs.replace(one, proof=b"".join(next(proofs) for _ in each))
+        msgspec.structs.replace(one, proof=b"".join(next(made_proofs) for _ in each))
         for one, each in zip(group.completions, chunks, strict=True)
     ]
     made = msgspec.structs.replace(group, completions=tuple(proved))
@@ -68,9 +70,10 @@ def examine(
     *,
     drift_nats: float,
     temperature: float,
+    proofs: bool = True,
     thresholds: Thresholds = THRESHOLDS,
 ) -> Finding:
-    """One prefill of what the challenge draws: are proofs and log-probs those of `policy`, with the weights of its version?"""
+    """One prefill of what the challenge draws: are proofs (where the run has `proofs`) and log-probs those of `policy`, with the weights of its version?"""
     if len(group.commitment) != 32:
         return Finding("no proof", "the group commits to nothing")
     try:
@@ -80,16 +83,17 @@ def examine(
     if opened != group.commitment:
         return Finding("commitment", "tokens, log-probs, proofs or weights are not those that it commits to")
     chunks = [(one, rows, proof) for one in group.completions for rows, proof in _chunks(one, policy)]
-    if any(len(proof) != PROOF_NBYTES for _, _, proof in chunks):
+    if proofs and any(len(proof) != PROOF_NBYTES for _, _, proof in chunks):
         return Finding("no proof", "a completion without the proofs of its length")
     drawn = Challenge.draw(randomness, group.commitment, group.worker, chunks=len(chunks), count=DRAWN)
     chosen = [chunks[i] for i in drawn.chunks]
     if not chosen:
         return Finding()
-    states = [_states(group, one, policy)[rows] for one, rows, _ in chosen]
-    verdict = check([proof for _, _, proof in chosen], states, thresholds)
-    if not verdict.accepted:
-        return Finding(verdict.reason, verdict.told)
+    if proofs:
+        states = [_states(group, one, policy)[rows] for one, rows, _ in chosen]
+        verdict = check([proof for _, _, proof in chosen], states, thresholds)
+        if not verdict.accepted:
+            return Finding(verdict.reason, verdict.told)
     for one, _, _ in chosen:
         own = policy.logprobs([group.prompt_tokens.tolist()], [one.tokens.tolist()], temperature=temperature).logprobs[0]
         nats = drift(one.behaviour, own.detach().cpu().numpy())

@@ -89,6 +89,7 @@ class Verifier:
             randomness,
             drift_nats=config.verify.drift_nats,
             temperature=config.task.temperature,
+            proofs=config.verify.proofs,
             thresholds=thresholds_from(version.extra),
         )
         return self._tell(sample, found)

@@ -28,6 +28,7 @@ from thinwire.comms.swarm.transport import Key, PeerError
 BATCH = 4  # groups that are sampled together
 WAIT_S = 0.5
 SAY_S = 1.0
+BANNED_S = 5.0  # between attempts of a worker that is
 TRIES = 20  # of a parcel that its trainer is too busy for
 AGAIN = ("busy", "stalled", "ended early", "unreachable", "p2pd is gone", "no answer")
 
@@ -83,8 +84,7 @@ class Worker:
         )
         self._next += BATCH
         for group in groups:
-            if self.config.verify.proofs:
-                group = prove(group, self.policy, self._sha256)
+            group = prove(group, self.policy, self._sha256, proofs=self.config.verify.proofs)
             receipt = self._send(group)
             wanted = receipt is not None and receipt.wanted
         return wanted
@@ -99,6 +99,8 @@ class Worker:
             except (PeerError, MessageError) as error:
                 self.answers[getattr(error, "reason", "no answer")] += 1
                 receipt = None
+            if receipt is not None and receipt.reason == "banned":
+                self._weights.wait(self._version + 1000, BANNED_S)
             if receipt is not None and receipt.reason not in AGAIN:
                 self.answers[receipt.reason or "accepted"] += 1
                 return receipt

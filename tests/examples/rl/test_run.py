@@ -142,9 +142,9 @@ def someone(i: int) -> Identity:
     return Identity.from_seed(bytes([100 + i]) * 32)
 
 
-@pytest.mark.parametrize("mode", ["push_pull", "pull"])
-def test_a_run_learns_from_workers_and_a_verifier_looks_at_what_they_send(make: Callable[..., World], mode: str) -> None:
-    world = make(train__mode=mode, train__max_staleness=0 if mode == "pull" else 4)
+@pytest.mark.parametrize(("mode", "proofs"), [("push_pull", True), ("pull", True), ("pull", False)])
+def test_a_run_learns_from_workers_and_a_verifier_looks_at_what_they_send(make: Callable[..., World], mode: str, proofs: bool) -> None:
+    world = make(train__mode=mode, train__max_staleness=0 if mode == "pull" else 4, verify__proofs=proofs)
     trainer, said = world.trainer()
     world.start(trainer.run)
     for i in range(2):
