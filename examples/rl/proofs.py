@@ -73,7 +73,7 @@ def examine(
     proofs: bool = True,
     thresholds: Thresholds = THRESHOLDS,
 ) -> Finding:
-    """One prefill of what the challenge draws: are proofs (where the run has `proofs`) and log-probs those of `policy`, with the weights of its version?"""
+    """One prefill of what the challenge draws: are proofs (in a run that has them) and log-probs those of `policy`, with its weights?"""
     if len(group.commitment) != 32:
         return Finding("no proof", "the group commits to nothing")
     try:

@@ -7,6 +7,7 @@ each update:   groups (own, foreign, workers') -> GRPO step -> publish -> drop w
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import time
 from collections import Counter
@@ -48,6 +49,13 @@ from thinwire.comms.swarm.transport import Key
 BETAS = (0.9, 0.95)
 LOOK_S = 0.5  # between looks at whether this process is to end
 FOREIGN_S = 5.0  # of waiting for foreign groups: a learner that is alone goes on alone
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The whole file or the one that was there before."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_bytes(data)
+    os.replace(draft, path)
 
 
 class Stopped(Exception):
@@ -220,6 +228,7 @@ class Trainer:
         """Make the weights the next version; they are copied now, and coded and signed in the background."""
         assert self._publisher is not None
         self.progress.version += 1
+        write_whole(self._folder / "version", str(self.progress.version).encode())
         self._published = self._publisher.publish(self.policy.module.named_parameters(), extra=published())
         self.buffer.advance(self.progress.version)
 
@@ -248,7 +257,6 @@ class Trainer:
 
     def _save(self) -> None:
         """Whole or not at all."""
-        draft = self._checkpoint.with_suffix(".draft")
         state = {
             "policy": self.policy.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -256,8 +264,9 @@ class Trainer:
             "generator": self._generator.get_state(),
             "progress": asdict(self.progress),
         }
-        torch.save(state, draft)
-        os.replace(draft, self._checkpoint)
+        data = io.BytesIO()
+        torch.save(state, data)
+        write_whole(self._checkpoint, data.getvalue())
         self.reputation.save(self._folder / "reputation")
 
     def _load(self) -> bool:
@@ -269,5 +278,7 @@ class Trainer:
         self.buffer.load_state_dict(state["buffer"])
         self._generator.set_state(state["generator"])
         self.progress = Progress(**state["progress"])
+        # Versions that went out after the checkpoint are with workers, who are no liars for it.
+        self.progress.version = max(self.progress.version, int((self._folder / "version").read_bytes()))
         self._events.say("resumed", update=self.progress.update)
         return True
