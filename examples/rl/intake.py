@@ -26,7 +26,8 @@ log = logging.getLogger("thinwire")
 
 MAX_WAITING = 64  # parcels
 MAX_PEER_WAITING = 8
-KEPT = 256  # sealed groups that verifiers and other learners may still ask for
+ANSWERS = 4096
+KEPT = 256  # peers whose counts are kept
 
 
 class Store(Protocol):
@@ -60,6 +61,7 @@ class Intake:
         self._head, self._limits, self._on_accepted = head, limits, on_accepted
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="thinwire-rl-intake")
         self._waiting: Counter[Key] = Counter()
+        self._answers: OrderedDict[bytes, str] = OrderedDict()
         self.refused: Counter[str] = Counter()
         self.accepted = 0
         self.workers: OrderedDict[Key, Counter[str]] = OrderedDict()  # what each has had accepted and refused, for the live view
@@ -105,7 +107,19 @@ class Intake:
         return await self._transport.fetch(parcel.digest, parcel.nbytes, [peer])
 
     def _judge(self, data: bytes) -> str:
-        """In the intake's own thread."""
+        """In the intake's own thread. The same bytes again get the same answer: their first receipt may have been lost."""
+        digest = hashlib.sha256(data).digest()
+        if digest not in self._answers:
+            try:
+                answer = self._judge_once(data, digest)
+            except RolloutError as error:
+                answer = error.reason
+            self._answers[digest] = answer
+            if len(self._answers) > ANSWERS:
+                self._answers.popitem(last=False)
+        return self._answers[digest]
+
+    def _judge_once(self, data: bytes, digest: bytes) -> str:
         group = unseal(data, run=self._run, limits=self._limits)  # who sends garbage is known by its peer key only
         if self._reputation.banned(group.worker):
             return "banned"
@@ -114,7 +128,6 @@ class Intake:
         except RolloutError as error:
             self._reputation.refused(group.worker, error.reason)
             raise
-        digest = hashlib.sha256(data).digest()
         unwanted = self._store.put(checked, digest=digest)
         if unwanted:
             return unwanted

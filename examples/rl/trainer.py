@@ -81,10 +81,13 @@ class Trainer:
         self.progress = Progress()
         train = config.train
         self.optimizer: Optimizer = AdamW(self.policy.module.parameters(), lr=train.lr, betas=BETAS, weight_decay=0.0)
-        self._group = group
+        if group is not None:
+            learners = config.learners
+            self.optimizer = averaging(self.optimizer, group=group, sync_every=learners.sync_every, codec=learners.codec)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.buffer = ReplayBuffer(Capacity(groups=max(64, 8 * train.groups), max_staleness=train.max_staleness))
         self.reputation = Reputation(Trust(ban_s=config.verify.ban_s, floor=config.verify.rate))
+        self._resumed = self._load()  # before anybody can ask for the newest version
         self._intake = Intake(
             network.transport, config.run, self._checks(), self, self.reputation, lambda: self.progress.version, on_accepted=self._accepted
         )
@@ -163,10 +166,7 @@ class Trainer:
     def _ready(self) -> Learner:
         """Go on from the checkpoint, or warm up."""
         config = self.config
-        if self._group is not None:
-            learners = config.learners
-            self.optimizer = averaging(self.optimizer, group=self._group, sync_every=learners.sync_every, codec=learners.codec)
-        if not self._load():
+        if not self._resumed:
             options = Warmup(steps=config.warmup.steps, batch=config.warmup.batch, lr=config.warmup.lr, right=config.warmup.right)
             warm_up(self.policy, self.environment, seed=config.seed, options=options)
             self._events.say("warm", steps=options.steps)
@@ -274,6 +274,9 @@ class Trainer:
             return False
         state = torch.load(self._checkpoint, weights_only=True)
         self.policy.module.load_state_dict(state["policy"])
+        kept = self._folder / "reputation"
+        if kept.exists():
+            self.reputation = Reputation.from_bytes(kept.read_bytes(), self.reputation.trust)
         self.optimizer.load_state_dict(state["optimizer"])
         self.buffer.load_state_dict(state["buffer"])
         self._generator.set_state(state["generator"])
