@@ -1,6 +1,6 @@
 """Activation proofs on a real model: what is accepted and refused of honest rollouts and of lies, and what verifying costs.
 
-    thinwire bench verify                      SmolLM2-135M, 320 rollouts of 128 tokens: 25 minutes of one processor; later ones are cached
+    thinwire bench verify                      SmolLM2-135M, 384 rollouts of 128 tokens: half an hour of one processor, half of it cached
     thinwire bench verify --cases honest int4
     thinwire bench verify --show
 
@@ -33,7 +33,7 @@ class Options(FileOptions):
 
     cases: tuple[str, ...] = tuple(CASES)
     """What a worker does."""
-    calibration: int = 64
+    calibration: int = 128
     """Honest rollouts that limits are learnt from."""
     rollouts: int = 256
     """Other ones, that are judged."""

@@ -42,7 +42,10 @@ RELAYS = ("https://api.drand.sh", "https://api2.drand.sh", "https://drand.cloudf
 
 
 class DrandBeacon(Beacon):
-    """Rounds of a drand network. Needs the package `drand-verify`; raises `BeaconError` without it: nothing is taken unverified."""
+    """Rounds of a drand network. Needs the package `drand-verify` (Python 3.10 to 3.12).
+
+    Raises `BeaconError` without it: nothing is taken unverified.
+    """
 
     def __init__(
         self,
@@ -114,4 +117,6 @@ def _library() -> ModuleType:
     try:
         return importlib.import_module("drand_verify")
     except ImportError:
-        raise BeaconError("nothing here verifies the signatures of drand: pip install drand-verify, or use a HashChainBeacon") from None
+        raise BeaconError(
+            "nothing here verifies the signatures of drand: pip install 'thinwire[drand]', or use a HashChainBeacon"
+        ) from None

