@@ -17,10 +17,10 @@ def sentence(view: View, workers: int) -> str:
     seconds = max(float(end["at_s"]) for end in view.ended.values())
     ages = sorted(view.staleness.elements())
     middle = ages[len(ages) // 2] if ages else 0
-    who = "the trainer" if len(after) == 1 else f"{len(after)} learners"
+    who, others = ("the trainer", "") if len(after) == 1 else (f"{len(after)} learners", " and each other")
     return (
         f"Accuracy {before:.2f} -> {' and '.join(f'{one:.2f}' for one in after)} in {updates} updates and {seconds:.0f} s: "
-        f"{who} sent {sent / MB:.1f} MB and took {received / MB:.1f} MB from {workers} workers and each other, "
+        f"{who} sent {sent / MB:.1f} MB and took {received / MB:.1f} MB from {workers} workers{others}, "
         f"groups were {middle} versions old in the middle; {view.refused.total()} were refused."
     )
 

@@ -91,10 +91,10 @@ class Trainer:
         self._intake = Intake(
             network.transport, config.run, self._checks(), self, self.reputation, lambda: self.progress.version, on_accepted=self._accepted
         )
-        network.serve(GROUP, self._intake.answer)
         self._docket = Docket(network, config.verifiers, ticker=Ticker(config.run), on_verdict=self._judged, seed=config.seed)
         self._publisher: PublisherThread | None = None
         self._sharing = Sharing(network, config.run, self._checks, wanted=train.foreign_groups)
+        network.serve(GROUP, self._intake.answer)  # last: from now on others come in
 
     # -- what the intake asks ----------------------------------------------------------------------------------------------------------
 
