@@ -27,6 +27,7 @@ def run(*words: str, interpret: str = "0") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=gpu.ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 def test_a_dry_run_compares_bits_and_fills_every_row(tmp_path: Path) -> None:
     before, path = gpu.RESULTS.exists(), tmp_path / "gpu.json"
     done = run("--interpret", "--results", str(path))
