@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store, TCPStore
 
 from thinwire.comms import gloo
+from thinwire.comms.region import BETWEEN, PREFIX
 from thinwire.comms.rounds import TransportError
 
 
@@ -91,24 +92,37 @@ def _connections(store: Any, size: int) -> tuple[Store, ...]:
     return (store.clone(), store.clone()) if size > 1 else ()  # torch's stubs lack `clone`
 
 
+def in_environment() -> bool:
+    """Whether this process was started as one of several, by torchrun or by `thinwire run`."""
+    return int(_environment().get("WORLD_SIZE") or 1) > 1
+
+
+def _environment() -> dict[str, str]:
+    """What torchrun told this process of the members: as it is, or as `thinwire run` has put it aside (`thinwire.comms.region`)."""
+    prefix = PREFIX if PREFIX + "WORLD_SIZE" in os.environ else ""
+    names = ("RANK", "WORLD_SIZE", "SHARD", "ONE_HOST", "LOCAL_WORLD_SIZE", *BETWEEN)
+    return {name: os.environ[prefix + name] for name in names if prefix + name in os.environ}
+
+
 def from_environment(join_timeout_s: float) -> Meeting:
     """All ranks of the torchrun environment, at the agent's store or one that rank 0 hosts; blocks until all are there."""
-    absent = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    env = _environment()
+    absent = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not env.get(name)]
     if absent:
         raise ValueError(f"the environment lacks {', '.join(absent)}; start with torchrun, or give a process group")
-    numbers = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
+    numbers = {name: env[name] for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
     if not all(number.isdecimal() for number in numbers.values()) or int(numbers["MASTER_PORT"]) > 65535:
         raise ValueError(f"the environment says {numbers}; ranks are whole numbers, ports are below 65536")
     rank, size, port = map(int, numbers.values())
-    host = os.environ["MASTER_ADDR"]
+    host, shard = env["MASTER_ADDR"], env.get("SHARD", "0")
     if not 0 <= rank < size:
         raise ValueError(f"RANK={rank} of WORLD_SIZE={size}: ranks are 0 to {size - 1}")
-    one_host = os.environ.get("LOCAL_WORLD_SIZE") == str(size) or host in _LOOPBACK
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    place = _place(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    run = xxhash.xxh3_64_intdigest(f"{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{place}".encode())
+    one_host = env.get("LOCAL_WORLD_SIZE") == str(size) or env.get("ONE_HOST") == "1" or host in _LOOPBACK
+    agent = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    place = _place(f"{env.get('TORCHELASTIC_RESTART_COUNT', '0')}/shard {shard}")
+    run = xxhash.xxh3_64_intdigest(f"{env.get('TORCHELASTIC_RUN_ID', '')}/{place}".encode())
     try:
-        patience, hosts = timedelta(seconds=join_timeout_s), rank == 0 and not agent
+        patience, hosts = timedelta(seconds=join_timeout_s), rank == 0 and shard == "0" and not agent
         server = TCPStore(host, port, size, hosts, patience, wait_for_workers=False, multi_tenant=True)
         store = PrefixStore(place, server)
         connections = _connections(store, size)
@@ -121,7 +135,9 @@ def from_environment(join_timeout_s: float) -> Meeting:
             f"rank {rank} of {size} could not meet the others at MASTER_ADDR={host} MASTER_PORT={port} within "
             f"{join_timeout_s:g} s: {gloo.first_line(error)}"
         ) from error
-    return Meeting(store, connections, rank, size, moves, where, run, hosts, tuple(range(size)))
+    # The default group of a region's script has other ranks than the WAN: of its members only this process is in both.
+    global_ranks = (int(os.environ.get("RANK", "0")),) if "SHARD" in env else tuple(range(size))
+    return Meeting(store, connections, rank, size, moves, where, run, hosts, global_ranks)
 
 
 def from_process_group(group: ProcessGroup) -> Meeting:

@@ -1,6 +1,5 @@
 """Which group an optimizer exchanges with, and what must not be wrapped around it."""
 
-import os
 from typing import Any
 
 import torch
@@ -14,10 +13,11 @@ ALONE = object()  # the group of a copied optimizer
 
 def resolve(group: Any) -> Group | None:
     """A `Group` from itself, a `ProcessGroup`, a one-dimensional `DeviceMesh`, or, given None, the torchrun environment."""
+    from thinwire.comms.meeting import in_environment
     from thinwire.comms.torch_group import TorchGroup
 
     if group is None:
-        return TorchGroup.from_env() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+        return TorchGroup.from_env() if in_environment() else None
     if group is ALONE:
         return None
     if isinstance(group, Group):

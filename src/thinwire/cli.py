@@ -17,6 +17,7 @@ SUITES = {name: f"benchmarks.{name}.__main__" for name in _OWN} | {
     "all": "benchmarks.suite.__main__",
 }
 SWARM = ("keygen", "serve", "invite", "join", "status", "doctor", "verify")
+PLAIN = ("inspect", "run")
 USAGE, INTERRUPTED = 2, 130  # 1 comes from a suite: a run failed
 
 HELP = """\
@@ -31,6 +32,9 @@ usage: thinwire COMMAND ...
   thinwire doctor              what of this machine would stop you: versions, ports, NAT, clock; with the remedy
   thinwire keygen [PATH]       make a member's key
   thinwire verify FOLDER       prove a run from the histories that its members wrote
+  thinwire run -- torchrun ... train.py
+                               torchrun over several machines, the WAN kept out of WORLD_SIZE
+  thinwire inspect FILE        what is in a checkpoint or a wire frame: sizes, rounds, hashes
   thinwire chaos --events N    kill, freeze and cut members of a swarm on this machine, then verify
 
   thinwire bench kernels       time of the kernels against the speed of memory and against torch
@@ -97,6 +101,8 @@ def command(words: list[str]) -> tuple[str, str, list[str]]:
     match words:
         case [verb, *rest] if verb in SWARM:
             return f"thinwire {verb}", f"thinwire.comms.swarm.cli.{verb}", rest
+        case [verb, *rest] if verb in PLAIN:
+            return f"thinwire {verb}", f"thinwire.verbs.{verb}", rest
         case ["chaos", *rest]:
             return "thinwire chaos", "benchmarks.chaos.__main__", rest
         case ["report", *rest]:
@@ -112,7 +118,7 @@ def command(words: list[str]) -> tuple[str, str, list[str]]:
 def load(module: str) -> ModuleType:
     """A verb's module; for those of the benchmarks the path leads to where they are, also in processes that it starts."""
     if module.startswith("thinwire."):
-        return imported(module, "swarm,cli")
+        return imported(module, "cli" if module.startswith("thinwire.verbs.") else "swarm,cli")
     place = str(root())
     if sys.path[0] != place:
         sys.path.insert(0, place)

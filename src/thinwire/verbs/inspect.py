@@ -1,0 +1,232 @@
+"""What is in a file: a checkpoint (torch.save, safetensors), or wire frames.
+
+    thinwire inspect checkpoint.pt
+    thinwire inspect optimizer.safetensors --json
+    thinwire inspect frame.bin --plain
+
+It shows every tensor with its size and hash, and of our optimizers how far they are. Nothing of the file is executed: what only pickle could
+read is refused. Two files hold the same weights when the hashes say so.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+import xxhash
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from thinwire.comms import wire
+from thinwire.optim.checkpoint import our_numbers
+from thinwire.optim.replica import PREFIX
+
+MB = 1e6
+_OURS = PREFIX.rstrip(".")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The file, and how to show it."""
+
+    file: tyro.conf.Positional[Path]
+    """A checkpoint or wire frames."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """One JSON object."""
+    plain: tyro.conf.FlagCreatePairsOff[bool] = False
+    """One line a tensor, for grep and diff."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """One tensor; `hash` is the xxh3-64 of its bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    hash: str
+
+
+@dataclass
+class Found:
+    """What a file holds."""
+
+    kind: str
+    nbytes: int
+    tensors: list[Held] = field(default_factory=list)
+    optimizers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Our numbers (round, steps, codec), by where they are."""
+    frames: list[dict[str, Any]] = field(default_factory=list)
+    values: int = 0
+    """Numbers and strings beside tensors."""
+
+
+def inspect(path: Path) -> Found:
+    """Look into a file. Raises `ValueError` when it is none of those that are known, `OSError` when it cannot be read."""
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a folder; where torch.distributed.checkpoint wrote it, its .metadata is a pickle, which runs what it says and is not "
+            "opened here: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE makes a file of it"
+        )
+    with path.open("rb") as file:
+        head = file.read(16)
+    nbytes = path.stat().st_size
+    if head[:4] == wire.MAGIC:
+        return Found("wire frames", nbytes, frames=list(frames(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8))))
+    if head[:4] == b"PK\x03\x04":
+        return _torch_file(path, nbytes)
+    if nbytes > 8 and int.from_bytes(head[:8], "little") < nbytes and head[8:9] == b"{":
+        return _safetensors(path, nbytes)
+    raise ValueError(
+        f"{path} begins with {head[:4]!r}: no wire frame ({wire.MAGIC!r}), no torch checkpoint and no safetensors; histories are for "
+        "`thinwire verify`, results for `thinwire report`"
+    )
+
+
+def frames(data: Tensor) -> Iterator[dict[str, Any]]:
+    """Frames that lie end to end; the last one may say why it is none."""
+    at = 0
+    while at < data.numel():
+        rest = data[at:]
+        claimed = int.from_bytes(bytes(rest[56:64].tolist()), "little") if rest.numel() >= wire.HEADER_NBYTES else -1
+        whole = rest[: wire.HEADER_NBYTES + claimed] if 0 <= claimed <= rest.numel() - wire.HEADER_NBYTES else rest
+        header = wire.peek(whole)
+        if header is None:
+            yield {"offset": at, "error": f"{rest.numel()} bytes that are no whole frame of version {wire.VERSION}"}
+            return
+        sound = bool(torch.equal(wire.with_checksum(whole), whole))
+        told = {name: value for name, value in asdict(header).items() if name != "key"}
+        yield {"offset": at, **asdict(header.key), **told, "payload_hash": hash_of(whole[wire.HEADER_NBYTES :]), "sound": sound}
+        at += whole.numel()
+
+
+def hash_of(tensor: Tensor) -> str:
+    """The xxh3-64 of a tensor's bytes, row by row."""
+    data = tensor.detach().cpu().contiguous().reshape(-1)
+    return xxhash.xxh3_64_hexdigest(data.view(torch.uint8).numpy().data) if data.numel() else xxhash.xxh3_64_hexdigest(b"")
+
+
+def _torch_file(path: Path, nbytes: int) -> Found:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises whatever its reader stumbles over
+        said = str(error).strip().splitlines()
+        raise ValueError(f"{path} is a zip file that torch.load(weights_only=True) refuses: {said[0] if said else type(error).__name__}") from None
+    return _tree(Found("torch checkpoint", nbytes), state)
+
+
+def _safetensors(path: Path, nbytes: int) -> Found:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file: {error}") from None
+    found = _tree(Found("safetensors", nbytes), state)
+    found.values = len(metadata)
+    for name, text in metadata.items():
+        if name.startswith(PREFIX):
+            _note(found, name, json.loads(text))
+    return found
+
+
+def _tree(found: Found, state: Any, name: str = "") -> Found:
+    """Walk through dicts and lists."""
+    if isinstance(state, Tensor):
+        found.tensors.append(Held(name or "tensor", str(state.dtype).removeprefix("torch."), tuple(state.shape), state.nbytes, hash_of(state)))
+    elif isinstance(state, Mapping):
+        _note(found, name, state)
+        for key, value in state.items():
+            _tree(found, value, f"{name}/{key}" if name else str(key))
+    elif isinstance(state, Sequence) and not isinstance(state, str | bytes):
+        for i, value in enumerate(state):
+            _tree(found, value, f"{name}/{i}")
+    else:
+        found.values += 1
+    return found
+
+
+def _note(found: Found, name: str, state: Mapping[Any, Any]) -> None:
+    groups = state.get("param_groups")
+    if isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups):
+        numbers = our_numbers({"param_groups": groups})
+        if numbers:
+            found.optimizers[name or "."] = numbers
+
+
+# -- shown -------------------------------------------------------------------------------------------------------------------------
+
+
+def as_json(found: Found) -> str:
+    """One object."""
+    return json.dumps(asdict(found))
+
+
+def lines(found: Found) -> Iterator[str]:
+    """One a thing."""
+    yield f"{found.kind}, {found.nbytes} bytes, {len(found.tensors)} tensors, {found.values} other values"
+    for name, numbers in found.optimizers.items():
+        yield f"{_OURS} at {name}: " + ", ".join(f"{key} {value}" for key, value in numbers.items())
+    for held in found.tensors:
+        yield f"{held.hash} {held.nbytes} {held.dtype} {list(held.shape)} {held.name}"
+    for frame in found.frames:
+        yield ", ".join(f"{key} {value}" for key, value in frame.items())
+
+
+def show(found: Found, out: Console) -> None:
+    """Tables."""
+    out.print(f"{found.kind}, {found.nbytes / MB:.2f} MB", highlight=False)
+    for name, numbers in found.optimizers.items():
+        told = ", ".join(f"{key} {value}" for key, value in numbers.items())
+        out.print(f"optimizer of {_OURS} at {name}: {told}", highlight=False, markup=False)
+    if found.tensors:
+        table = Table(title=f"{len(found.tensors)} tensors, {sum(held.nbytes for held in found.tensors) / MB:.2f} MB", title_justify="left")
+        for heading in ("tensor", "dtype", "shape", "bytes", "xxh3"):
+            table.add_column(heading, justify="right" if heading == "bytes" else "left", overflow="fold")
+        for held in found.tensors:
+            table.add_row(held.name, held.dtype, "x".join(map(str, held.shape)) or "-", f"{held.nbytes:,}", held.hash)
+        out.print(table)
+        kinds: dict[str, int] = defaultdict(int)
+        for held in found.tensors:
+            kinds[f"{PREFIX}{held.name.rpartition(PREFIX)[2]}" if PREFIX in held.name else held.name.split("/")[0]] += held.nbytes
+        out.print("  ".join(f"{kind} {nbytes / MB:.2f} MB" for kind, nbytes in kinds.items()), highlight=False, markup=False)
+    if found.frames:
+        table = Table(title=f"{len(found.frames)} frames", title_justify="left")
+        names = list(dict.fromkeys(name for frame in found.frames for name in frame))
+        for name in names:
+            table.add_column(name, justify="right", overflow="fold")
+        for frame in found.frames:
+            table.add_row(*(_short(name, frame.get(name, "")) for name in names))
+        out.print(table)
+
+
+def _short(name: str, value: Any) -> str:
+    return f"{value:016x}" if name in ("run", "plan", "state") and isinstance(value, int) else str(value)
+
+
+def main(argv: list[str]) -> None:
+    """Look and print; exit status 1 when a frame is not sound."""
+    options = tyro.cli(Options, args=argv, description=__doc__, prog=sys.argv[0])
+    try:
+        found = inspect(options.file)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    if options.json:
+        print(as_json(found))
+    elif options.plain:
+        print(*lines(found), sep="\n")
+    else:
+        show(found, Console(width=None if sys.stdout.isatty() else 160))
+    if any(not frame.get("sound", False) for frame in found.frames):
+        raise SystemExit(1)
