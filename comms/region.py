@@ -24,8 +24,10 @@ NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", 
 
 
 def apart(env: Mapping[str, str], region: str, port: str = "") -> dict[str, str]:
-    """The environment of a script: `port` is where the processes of a node region meet. Raises `ValueError` for a world with no two regions,
-    or regions that differ in size."""
+    """The environment of a script: `port` is where the processes of a node region meet.
+
+    Raises `ValueError` for a world with no two regions, or regions that differ in size.
+    """
     absent = [name for name in NEEDED if not env.get(name, "").strip()]
     if absent:
         raise ValueError(f"the environment lacks {', '.join(absent)}; start with `thinwire run -- torchrun ... train.py`")

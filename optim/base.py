@@ -169,10 +169,10 @@ class Synchronised(Member):
             pre(self)
         saved = self._inner_state_dict()
         index = 0
-        for group, replica in zip(saved["param_groups"], self._replicas, strict=True):
+        for group, replica, held in zip(saved["param_groups"], self._replicas, self.param_groups, strict=True):
             group.update({PREFIX + name: value for name, value in clock.export().items()})
             group[PREFIX + "codec"] = repr(self._codec)
-            for tensors in replica.export(aloft=aloft):
+            for tensors in replica.export(held["params"], aloft=aloft):
                 # A new dict: what the inner optimizer gives are its live ones.
                 saved["state"][index] = saved["state"].get(index, {}) | tensors
                 index += 1

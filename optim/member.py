@@ -25,6 +25,7 @@ from thinwire.optim.ledger import Ledger
 from thinwire.optim.members import refuse_ddp, resolve
 from thinwire.optim.message import Message, norm, silent
 from thinwire.optim.replica import Replica
+from thinwire.optim.shards import refuse_mixture
 
 log = logging.getLogger("thinwire")
 
@@ -73,6 +74,7 @@ class Member(Optimizer):
                 )
             checks.dtypes(self._named_parameters())
             checks.warn_of_frozen(i, group["params"])
+            refuse_mixture(i, group["params"])
             self._replicas.append(self._new_replica(group["params"]))
             self._begun = False
 

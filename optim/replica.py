@@ -11,6 +11,7 @@ from thinwire.kernels import dispatch
 from thinwire.kernels.vector import all_finite
 from thinwire.optim.fragment import Fragment, gather_flat, local
 from thinwire.optim.message import Message, encode
+from thinwire.optim.shards import PADDING, exported, is_sharded, part_of
 
 PREFIX = "thinwire."
 
@@ -125,24 +126,34 @@ class Replica:
         for value, param in zip(self.fragment.split(flat), params, strict=True):
             local(param).detach().copy_(value)
 
-    def export(self, *, aloft: bool = False) -> list[dict[str, Tensor]]:
+    def export(self, params: Sequence[Tensor], *, aloft: bool = False) -> list[dict[str, Tensor]]:
         """For each parameter its part of every tensor under `thinwire.` keys; a residual in two places of its matrix is copied.
 
+        Of sharded parameters the parts are sharded alike (`thinwire.optim.shards`), so that torch.distributed.checkpoint saves all of them.
         With `aloft` as if the round under way had counted what it carries and moved nothing: base and residual are those after it.
         """
         if aloft and self.aloft is not None:
             held, landed = (self.base, self.residual), (self.mark, self.aloft.kept)
             try:
                 self.base, self.residual = landed
-                return self.export()
+                return self.export(params)
             finally:
                 self.base, self.residual = held
         places = self._places()
         if self._overlaps and self.base is None:  # members and moments differ in whether there is one; the keys of checkpoints must not
             assert self.anchor is not None
             places["base"] = [[view] for view in self.fragment.split(self.anchor.clone())]
-        parts = {name: [_joined(views) for views in views_] for name, views_ in places.items()}
-        return [{PREFIX + name: whole[i] for name, whole in parts.items()} for i in range(len(self.fragment.shapes))]
+        parts = [{name: _joined(views[i]) for name, views in places.items()} for i in range(len(params))]
+        codec = self.fragment.plan.codec
+        if params and is_sharded(params[0]) and self.residual is not None and not codec.basis:
+            parts[0][PADDING] = self._padding
+        return [{PREFIX + name: t for name, t in exported(part, param, codec).items()} for part, param in zip(parts, params, strict=True)]
+
+    @property
+    def _padding(self) -> Tensor:
+        """What is behind the parameters in a residual that has no basis: no zeros, where a codec sends something of every block."""
+        assert self.residual is not None
+        return self.residual.view(-1)[self.fragment.numel :]
 
     def _places(self) -> dict[str, list[list[Tensor]]]:
         """For each kind of tensor and each parameter, the views that hold it."""
@@ -167,12 +178,16 @@ class Replica:
         places = self._places()
         for i, theirs in enumerate(saved):
             for name, views in places.items():
-                value = theirs.get(PREFIX + name)
-                if value is None or value.numel() != sum(view.numel() for view in views[i]):
+                sizes = [view.numel() for view in views[i]]
+                value = part_of(theirs, PREFIX + name, sum(sizes))
+                if value is None:
                     unfit.add(name)
                     continue
-                for view, part in zip(views[i], value.reshape(-1).split([view.numel() for view in views[i]]), strict=True):
+                for view, part in zip(views[i], value.split(sizes), strict=True):
                     view.copy_(part.reshape(view.shape))
+        padding = None if self.residual is None or self.fragment.plan.codec.basis or not saved else part_of(saved[0], PREFIX + PADDING, -1)
+        if padding is not None:
+            self._padding.copy_(padding[: self._padding.numel()])
         for name, tensor in (("residual", self.residual), ("momentum", self.momentum)):
             if name in unfit and tensor is not None:
                 tensor.zero_()

@@ -60,7 +60,11 @@ def test_a_region_of_one_process_sees_no_world(region: str, here: int, nodes: in
         ({"HOME": "x"}, NODE, "the environment lacks RANK, WORLD_SIZE, .*; start with `thinwire run -- torchrun ... train.py`"),
         (torchruns(0, here=4, nodes=1), NODE, "only one region.*--region process makes every process a region"),
         (torchruns(0, here=1, nodes=1), PROCESS, "only one region.*start torchrun on each machine"),
-        (torchruns(0) | {"LOCAL_WORLD_SIZE": "3"}, NODE, "starts 3 processes, all 2 start 4.*give every torchrun the same --nproc-per-node"),
+        (
+            torchruns(0) | {"LOCAL_WORLD_SIZE": "3"},
+            NODE,
+            "starts 3 processes, all 2 start 4.*give every torchrun the same --nproc-per-node",
+        ),
     ],
 )
 def test_a_world_that_has_no_regions_is_one_sentence(env: dict[str, str], region: str, said: str) -> None:
@@ -74,7 +78,11 @@ def test_a_world_that_has_no_regions_is_one_sentence(env: dict[str, str], region
         (["torchrun", "--nnodes", "2", "t.py", "--nnodes", "9"], ["torchrun", "--nnodes", "2"], ["-u", "t.py", "--nnodes", "9"]),
         (["/x/torchrun", "--standalone", "-m", "a.b", "-m"], ["/x/torchrun", "--standalone"], ["-u", "-m", "a.b", "-m"]),
         (["torchrun", "--no-python", "./train", "-u"], ["torchrun"], ["./train", "-u"]),
-        (["py", "-m", "torch.distributed.run", "--nproc-per-node=2", "t.py"], ["py", "-m", "torch.distributed.run", "--nproc-per-node=2"], ["t.py"]),
+        (
+            ["py", "-m", "torch.distributed.run", "--nproc-per-node=2", "t.py"],
+            ["py", "-m", "torch.distributed.run", "--nproc-per-node=2"],
+            ["t.py"],
+        ),
     ],
 )
 def test_torchrun_starts_our_file_and_that_the_script(words: list[str], head: list[str], tail: list[str]) -> None:

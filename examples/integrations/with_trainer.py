@@ -18,7 +18,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             net,
-            TrainingArguments(folder, num_train_epochs=2, per_device_train_batch_size=8, report_to=[], use_cpu=not torch.cuda.is_available()),
+            TrainingArguments(
+                folder, num_train_epochs=2, per_device_train_batch_size=8, report_to=[], use_cpu=not torch.cuda.is_available()
+            ),
             train_dataset=[words(each) for each in sentences()],
             data_collator=DataCollatorForLanguageModeling(words, mlm=False),
             optimizers=(opt, None),

@@ -1,4 +1,4 @@
-"""Training loops of every kind, each a small object: it trains on numbers that follow from (step, rank), saves, loads, and shows its weights."""
+"""Training loops of every kind, each a small object: it trains on what follows from (step, rank), saves, loads, shows its weights."""
 
 import math
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """What an optimizer of ours tells a logger, and how it is found below the wrappers of frameworks.
 
-    opt = thinwire.DiLoCo(inner, on_round=to(writer))       a TensorBoard SummaryWriter, a wandb or trackio run
+opt = thinwire.DiLoCo(inner, on_round=to(writer))       a TensorBoard SummaryWriter, a wandb or trackio run
 """
 
 from __future__ import annotations

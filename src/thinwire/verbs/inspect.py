@@ -4,8 +4,8 @@
     thinwire inspect optimizer.safetensors --json
     thinwire inspect frame.bin --plain
 
-It shows every tensor with its size and hash, and of our optimizers how far they are. Nothing of the file is executed: what only pickle could
-read is refused. Two files hold the same weights when the hashes say so.
+It shows every tensor with its size and hash, and of our optimizers how far they are. Nothing of the file is executed: what only pickle
+could read is refused. Two files hold the same weights when the hashes say so.
 """
 
 import json
@@ -72,8 +72,8 @@ def inspect(path: Path) -> Found:
     """Look into a file. Raises `ValueError` when it is none of those that are known, `OSError` when it cannot be read."""
     if path.is_dir():
         raise ValueError(
-            f"{path} is a folder; where torch.distributed.checkpoint wrote it, its .metadata is a pickle, which runs what it says and is not "
-            "opened here: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE makes a file of it"
+            f"{path} is a folder; where torch.distributed.checkpoint wrote it, its .metadata is a pickle, which runs what it says and is "
+            "not opened here: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE makes a file of it"
         )
     with path.open("rb") as file:
         head = file.read(16)
@@ -119,8 +119,8 @@ def _torch_file(path: Path, nbytes: int) -> Found:
     except OSError:
         raise
     except Exception as error:  # torch raises whatever its reader stumbles over
-        said = str(error).strip().splitlines()
-        raise ValueError(f"{path} is a zip file that torch.load(weights_only=True) refuses: {said[0] if said else type(error).__name__}") from None
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is a zip file that torch.load(weights_only=True) refuses: {said}") from None
     return _tree(Found("torch checkpoint", nbytes), state)
 
 
@@ -129,7 +129,7 @@ def _safetensors(path: Path, nbytes: int) -> Found:
 
     try:
         with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-            state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+            state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file: {error}") from None
@@ -144,7 +144,9 @@ def _safetensors(path: Path, nbytes: int) -> Found:
 def _tree(found: Found, state: Any, name: str = "") -> Found:
     """Walk through dicts and lists."""
     if isinstance(state, Tensor):
-        found.tensors.append(Held(name or "tensor", str(state.dtype).removeprefix("torch."), tuple(state.shape), state.nbytes, hash_of(state)))
+        found.tensors.append(
+            Held(name or "tensor", str(state.dtype).removeprefix("torch."), tuple(state.shape), state.nbytes, hash_of(state))
+        )
     elif isinstance(state, Mapping):
         _note(found, name, state)
         for key, value in state.items():

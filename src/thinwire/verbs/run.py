@@ -4,7 +4,7 @@
     thinwire run --region process -- torchrun --standalone --nproc-per-node 4 train.py
 
 Every machine is a region (`--region node`) in which DDP, FSDP2, accelerate or Lightning work as on one machine; the optimizer,
-`thinwire.DiLoCo(opt)`, exchanges with its counterparts on the others. With `--region process` every process is one, to try it on one machine.
+`thinwire.DiLoCo(opt)`, exchanges with its counterparts on the others. With `--region process` every process is one, to try it here.
 The exit status is torchrun's.
 """
 
