@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from thinwire.integrations.scalars import ours, scalars
 
 
-class ThinwireCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+class ThinwireCallback(TrainerCallback):
     """Ends with replicas that hold the same bits, and adds `thinwire/...` to the logs.
 
     `close_timeout_s`: how long the end waits for members that are alive but behind.
@@ -24,13 +24,13 @@ class ThinwireCallback(TrainerCallback):  # type: ignore[misc]  # transformers h
     def __init__(self, *, close_timeout_s: float = 600.0) -> None:
         self._close_timeout_s = close_timeout_s
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, *, optimizer: Any = None, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raises `TypeError` when the Trainer has no optimizer of ours."""
-        ours(optimizer)
+        ours(kwargs.get("optimizer"))
 
-    def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, float], optimizer: Any = None, **_: Any) -> None:
-        if optimizer is not None:
-            logs.update(scalars(ours(optimizer).stats()))
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if kwargs.get("optimizer") is not None:
+            kwargs["logs"].update(scalars(ours(kwargs["optimizer"]).stats()))
 
-    def on_train_end(self, args: Any, state: Any, control: Any, *, optimizer: Any = None, **_: Any) -> None:
-        ours(optimizer).close(self._close_timeout_s)
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        ours(kwargs.get("optimizer")).close(self._close_timeout_s)

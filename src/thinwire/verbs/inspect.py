@@ -128,7 +128,7 @@ def _safetensors(path: Path, nbytes: int) -> Found:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except SafetensorError as error:
