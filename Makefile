@@ -41,7 +41,7 @@ demo: $(STAMP)
 
 # `pytest`, never `python -m pytest`: that would put the root first on the path, where kernels/ hides a PyPI package.
 # Tests that only compute share the processors; those that start processes, or look at clocks, have them to themselves.
-COMPUTE := $(addprefix tests/,attacks kernels comms/test_codec_is_reference.py comms/test_codec_laws.py comms/verify) \
+COMPUTE := $(addprefix tests/,attacks compat kernels comms/test_codec_is_reference.py comms/test_codec_laws.py comms/verify) \
     $(addprefix tests/comms/swarm/test_,explore.py messages.py simulate.py) \
     $(addprefix tests/optim/test_,carry.py late_landing.py limits.py overlap.py overlap_resume.py resume.py wrapper_rules.py)
 test: $(STAMP)
