@@ -89,7 +89,7 @@ def sharded(rank: int) -> tuple[int, list[bytes], list[bytes], int]:
         opt.step()
     shards = [bits(p.to_local().detach()) for p in net.parameters()]
     saved = opt.state_dict()
-    anchors = [bits(saved["state"][i]["thinwire.anchor"]) for i in range(len(shards))]
+    anchors = [bits(saved["state"][i]["thinwire.anchor"].to_local()) for i in range(len(shards))]
     rounds = opt.stats().rounds
     opt.close()
     dist.barrier()
