@@ -118,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _end(*_: object) -> None:
-    raise SystemExit(0 if ranks() == 1 else "trainer: ended by torchrun, which names the rank that has failed, if one has")
+    if ranks() == 1:
+        raise SystemExit(0)
+    raise SystemExit(1 if rank() else "trainer: ended by torchrun, which names the rank that has failed if one has")
 
 
 def run_all(options: Options, config: Config, folder: Path) -> None:

@@ -65,7 +65,7 @@ class Part:
                 elif order.what == "load":
                     self.shards.load_into(self.optimizer, None)
                 else:
-                    return
+                    return self.world.leave()
 
 
 class Lead:
@@ -108,6 +108,7 @@ class Lead:
         if not self._over:
             with self._all("end"):
                 self._over = True
+                self._part.world.leave()
 
     @contextmanager
     def _all(self, what: What, groups: Sequence[RolloutGroup] = ()) -> Iterator[None]:
