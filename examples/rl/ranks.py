@@ -38,7 +38,7 @@ class Order(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class Part:
-    """A rank's part of the policy; `copy` is the whole one of rank 0. Its methods are collective."""
+    """A rank's part of what is trained; what `shards` and `learner` do is collective."""
 
     def __init__(self, world: World, config: Config) -> None:
         self.world = world
