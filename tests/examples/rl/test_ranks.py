@@ -164,7 +164,7 @@ def test_learners_that_average_are_refused_in_shards_and_those_that_share_are_no
 def test_torchrun_trains_in_shards_with_a_worker_over_the_network(tmp_path: Path) -> None:
     torch_run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "examples.rl"]
     few = ["train.updates=3", "train.groups=4", "train.completions=4", "train.evaluate_every=3", "warmup.steps=40", "verify.rate=1.0"]
-    changes = [word for each in few for word in ("--set", each)]
+    changes = ["--set", *few]
     trainer = [*torch_run, "trainer", "--json", "--folder", str(tmp_path / "trainer"), *changes]
     worker = [sys.executable, "-m", "examples.rl", "worker", "--folder", str(tmp_path / "worker"), *changes]
     with (tmp_path / "said").open("w") as said, subprocess.Popen(trainer, stdout=subprocess.PIPE, stderr=said, text=True) as training:
