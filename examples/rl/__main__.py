@@ -2,6 +2,7 @@
 
     python -m examples.rl launch                                    all of it on this machine, with a live view; ends with a picture
     python -m examples.rl trainer  --config X.toml                  prints its address and key
+    torchrun --nproc-per-node 2 -m examples.rl trainer --config X.toml      the same, its weights in shards over both processes
     python -m examples.rl worker   --config X.toml --peers ADDRESS --trainers KEY
     python -m examples.rl verifier --config X.toml --peers ADDRESS --trainers KEY
 
@@ -11,6 +12,7 @@ docs/rl.md tells what the roles do. `--set train.updates=20` changes one value o
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -33,6 +35,7 @@ from examples.rl.launch import Launch, LaunchError, launch
 from examples.rl.messages import LEARNERS
 from examples.rl.network import Network
 from examples.rl.picture import draw, sentence
+from examples.rl.trained import RankError, Trained, check
 from thinwire import SwarmGroup
 from thinwire.comms.swarm.identity import Identity, IdentityFileError
 from thinwire.comms.swarm.transport import PeerError
@@ -97,18 +100,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _end)
     try:
+        config = options.read()
+        if options.role == "trainer" and ranks() > 1:
+            check(config)
+            if rank():
+                return follow(config)
         with ExitStack() as stack:
             folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thinwire-rl-")))
             folder.mkdir(parents=True, exist_ok=True)
-            (run_all if options.role == "launch" else run_role)(options, options.read(), folder)
-    except (ConfigError, LaunchError, IdentityFileError, PeerError) as error:
+            (run_all if options.role == "launch" else run_role)(options, config, folder)
+    except (ConfigError, LaunchError, IdentityFileError, PeerError, RankError) as error:
+        if isinstance(error, ConfigError) and rank():
+            sys.exit(1)  # rank 0 says it
         sys.exit(f"{options.role}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{options.role}: interrupted")
 
 
 def _end(*_: object) -> None:
-    raise SystemExit(0)
+    if ranks() == 1:
+        raise SystemExit(0)
+    raise SystemExit(1 if rank() else "trainer: ended by torchrun, which names the rank that has failed if one has")
 
 
 def run_all(options: Options, config: Config, folder: Path) -> None:
@@ -136,16 +148,45 @@ def trainer(config: Config, network: Network, folder: Path, events: Events) -> N
     """Learn until all updates are done."""
     from examples.rl.trainer import Stopped, Trainer
 
+    lead = leading(config) if ranks() > 1 else None
     group = learners(config, network, folder) if config.learners.count > 1 and config.learners.average else None
-    made = Trainer(config, network, folder, events, group=group)
+    made = Trainer(config, network, folder, events, group=group, lead=lead)
     try:
         made.run()
     except Stopped:
         pass
     finally:
         made.close()
+        if lead is not None:
+            lead.close()
         if group is not None:
             group.leave()
+
+
+def rank() -> int:
+    """Of this process in torchrun's world; 0 without torchrun."""
+    return int(os.environ.get("RANK", 0))
+
+
+def ranks() -> int:
+    """How many there are in torchrun's world; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def leading(config: Config) -> Trained:
+    """Rank 0 of a trainer over several ranks."""
+    from examples.rl.ranks import Lead
+    from examples.rl.sharded import World
+
+    return Lead(World.join(config.task.device), config)
+
+
+def follow(config: Config) -> None:
+    """Another rank of a trainer, until rank 0 ends."""
+    from examples.rl.ranks import Part
+    from examples.rl.sharded import World
+
+    Part(World.join(config.task.device), config).follow()
 
 
 def learners(config: Config, network: Network, folder: Path) -> SwarmGroup:

@@ -26,6 +26,8 @@ class Task(Table):
     policy: str = "tiny"
     temperature: float = 1.0
     max_new_tokens: int = 8
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where this process computes; a card only for `hf:`. With torchrun each rank takes the card of its own number."""
 
 
 class Warmup(Table):
@@ -48,6 +50,8 @@ class Train(Table):
     groups: int = 16
     completions: int = 16
     lr: float = 3e-4
+    micro_batch: int = 256
+    """Completions in one forward pass of one process: memory against speed."""
     mode: Mode = "push_pull"
     max_staleness: int = 4
     publish_every: int = 1
@@ -106,7 +110,7 @@ class Config(Table):
         train, network = self.train, self.network
         if not self.run or len(self.run.encode()) > 64:
             raise ValueError(f"run is {self.run!r}; give a name of 1 to 64 bytes")
-        for name in ("updates", "groups", "publish_every", "evaluate_every", "checkpoint_every"):
+        for name in ("updates", "groups", "micro_batch", "publish_every", "evaluate_every", "checkpoint_every"):
             _at_least_one(name, getattr(train, name))
         _at_least_one("max_new_tokens", self.task.max_new_tokens)
         _at_least_one("count", self.learners.count)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,18 @@ class Update:
     numbers: dict[str, float]
 
 
+class Shares(Protocol):
+    """Several processes that compute one update together, each a part of its completions."""
+
+    def parts(self, n: int, size: int) -> Iterable[slice]:
+        """Which of `n` completions are this process's, at most `size` in one pass; as many passes everywhere, some may be of none."""
+        ...
+
+    def total(self, tally: Tally) -> Tally:
+        """Of all processes."""
+        ...
+
+
 class Learner:
     """Trains `policy` in place.
 
@@ -36,6 +49,7 @@ class Learner:
     - `micro_batch`: completions in one forward pass; changes the memory, and the result only by rounding.
     - `temperature`: of the samplers.
     - `reference`: the policy that `options.kl` keeps to.
+    - `shares`: who computes which completions; this process all of them unless given. Every process calls `update` with the same groups.
 
     Rewards are taken as they are: whoever puts groups in has computed them again (`generate.rescored`).
 
@@ -54,6 +68,7 @@ class Learner:
         max_grad_norm: float = 1.0,
         temperature: float = 1.0,
         reference: Policy | None = None,
+        shares: Shares | None = None,
     ) -> None:
         if micro_batch < 1 or not max_grad_norm > 0:
             raise ValueError(f"micro_batch={micro_batch}, max_grad_norm={max_grad_norm}; both are positive")
@@ -61,21 +76,20 @@ class Learner:
             raise ValueError(f"kl={options.kl} {'with' if reference else 'without'} a reference; give both or neither")
         self.policy, self.optimizer, self.options = policy, optimizer, options
         self._micro_batch, self._max_grad_norm, self._temperature, self._reference = micro_batch, max_grad_norm, temperature, reference
+        self._shares = shares
 
     def update(self, groups: Sequence[RolloutGroup]) -> Update:
-        """One step from all of them. Raises `RolloutError` for a group of another tokenizer, before anything changes: see
-        `generate.adopted`."""
-        for group in groups:
-            if group.tokenizer != self.policy.tokenizer.digest:
-                raise RolloutError("other tokenizer", "re-encode the group first: generate.adopted")
+        """One step from all of them. Raises what `check` does, before anything changes."""
+        self.check(groups)
         rows = rows_of(groups, self.options)
         self.optimizer.zero_grad(set_to_none=True)
         tally = Tally()
         if rows.completions:
             weights = sequence_weights(torch.tensor([len(ids) for ids in rows.completions]), self.options)
-            for start in range(0, len(rows.completions), self._micro_batch):
-                tally.add(self._backward(rows, slice(start, start + self._micro_batch), weights))
-        norm = float(nn.utils.clip_grad_norm_(self.policy.module.parameters(), self._max_grad_norm)) if rows.completions else 0.0
+            for part in self._parts(len(rows.completions)):
+                tally.add(self._backward(rows, part, weights))
+            tally = self._shares.total(tally) if self._shares else tally
+        norm = self._clip() if rows.completions else 0.0
         finite = bool(np.isfinite(norm))
         if not finite:
             self.optimizer.zero_grad(set_to_none=True)
@@ -83,7 +97,26 @@ class Learner:
         numbers = tally.numbers() | {"grad_norm": norm, "reward": rows.reward}
         return Update(len(groups), rows.used, int(tally.tokens), bool(rows.completions) and finite, finite, numbers)
 
+    def check(self, groups: Sequence[RolloutGroup]) -> None:
+        """Raise `RolloutError` for a group of another tokenizer: see `generate.adopted`."""
+        for group in groups:
+            if group.tokenizer != self.policy.tokenizer.digest:
+                raise RolloutError("other tokenizer", "re-encode the group first: generate.adopted")
+
+    def _parts(self, n: int) -> Iterable[slice]:
+        if self._shares:
+            return self._shares.parts(n, self._micro_batch)
+        return [slice(start, start + self._micro_batch) for start in range(0, n, self._micro_batch)]
+
+    def _clip(self) -> float:
+        """Clip the gradient; its norm before."""
+        norm = nn.utils.clip_grad_norm_(self.policy.module.parameters(), self._max_grad_norm)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # of all shards
+
     def _backward(self, rows: Rows, part: slice, weights: Tensor) -> Tally:
+        if not rows.completions[part]:  # shards of the weights are gathered by all processes, or by none
+            self._backward(rows.idle(), slice(1), torch.zeros(1))
+            return Tally()
         prompts, completions = rows.prompts[part], rows.completions[part]
         told = self.policy.logprobs(prompts, completions, temperature=self._temperature)
         behaviour = torch.zeros(told.mask.shape)
@@ -118,6 +151,11 @@ class Rows:
     advantages: Tensor
     used: int
     reward: float
+
+    def idle(self) -> Rows:
+        """One completion that teaches nothing: its behaviour is certain, so that no ratio overflows, and its advantage zero."""
+        certain = np.zeros(len(self.completions[0]), np.float32)
+        return Rows(self.prompts[:1], self.completions[:1], [certain], torch.zeros(1), 0, 0.0)
 
 
 def rows_of(groups: Sequence[RolloutGroup], options: GRPO) -> Rows:

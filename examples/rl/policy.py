@@ -88,10 +88,10 @@ class Policy(Sampler, Protocol):
         ...
 
 
-def policy(name: str, *, seed: int = 0) -> Policy:
+def policy(name: str, *, seed: int = 0, device: str = "cpu") -> Policy:
     """The policy of a name: "tiny" (new weights, which follow from `seed`) or "hf:PATH" (a folder or .gguf file of transformers).
 
-    Raises `ValueError` for another name, `ModuleNotFoundError` without the extra [rl].
+    Raises `ValueError` for another name or a device that it cannot be on, `ModuleNotFoundError` without the extra [rl].
 
     >>> sum(p.numel() for p in policy("tiny").module.parameters())
     341664
@@ -99,11 +99,13 @@ def policy(name: str, *, seed: int = 0) -> Policy:
     if name == "tiny":
         from examples.rl.tiny import Tiny
 
+        if device != "cpu":
+            raise ValueError(f"device is {device!r}; the tiny policy computes on the cpu, hf: policies anywhere")
         return Tiny(seed=seed)
     if name.startswith("hf:"):
         from examples.rl.hf import Transformers
 
-        return Transformers(name.removeprefix("hf:"))
+        return Transformers(name.removeprefix("hf:"), device=device)
     raise ValueError(f"no policy is called {name!r}; choose tiny or hf:PATH")
 
 
@@ -127,7 +129,8 @@ def check_sampling(prompts: Sequence[Sequence[int]], count: int, max_new: int, t
 def draw(logits: Tensor, *, temperature: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Tokens `(n,)` int64 from logits `(n, vocabulary)`, and their log-probs `(n,)` float32 under softmax(logits / temperature)."""
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    tokens = torch.multinomial(logprobs.exp(), 1, generator=generator)
+    likely = logprobs.exp() if generator is None else logprobs.exp().to(generator.device)  # who draws decides where
+    tokens = torch.multinomial(likely, 1, generator=generator).to(logits.device)
     return tokens[:, 0], logprobs.gather(1, tokens)[:, 0].clamp(max=0.0)
 
 

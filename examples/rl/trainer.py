@@ -17,10 +17,7 @@ from typing import Any
 
 import msgspec
 import torch
-from torch.optim import AdamW, Optimizer
 
-import thinwire
-from examples.rl.averaging import averaging
 from examples.rl.beacon import Ticker
 from examples.rl.buffer import Capacity, ReplayBuffer
 from examples.rl.checks import Checked, CheckLimits, Checks
@@ -31,22 +28,19 @@ from examples.rl.evaluate import evaluate
 from examples.rl.events import Events
 from examples.rl.generate import adopted, generate
 from examples.rl.intake import Intake
-from examples.rl.learner import Learner
-from examples.rl.loss import GRPO
 from examples.rl.messages import GROUP, Verdict
 from examples.rl.network import Network
-from examples.rl.policy import policy
 from examples.rl.proofs import published
 from examples.rl.reputation import Reputation, Trust
 from examples.rl.rollout import RolloutError, RolloutGroup, seal
 from examples.rl.sharing import Sharing
 from examples.rl.tasks import environment
+from examples.rl.trained import Trained, alone
 from examples.rl.warmup import Warmup, warm_up
 from thinwire.comms.publish import Publisher, PublisherThread
 from thinwire.comms.swarm.transport import Key
 from thinwire.comms.whole import write_whole
 
-BETAS = (0.9, 0.95)
 LOOK_S = 0.5  # between looks at whether this process is to end
 FOREIGN_S = 5.0  # of waiting for foreign groups: a learner that is alone goes on alone
 
@@ -65,18 +59,17 @@ class Progress:
 
 
 class Trainer:
-    """One learner of a run. Everything is made here; `run` trains."""
+    """One learner of a run. Everything is made here; `run` trains. `group`: of the learners that average; `lead`: of several ranks."""
 
-    def __init__(self, config: Config, network: Network, folder: Path, events: Events, *, group: Any = None) -> None:
+    def __init__(
+        self, config: Config, network: Network, folder: Path, events: Events, *, group: Any = None, lead: Trained | None = None
+    ) -> None:
         self.config, self._network, self._folder, self._events = config, network, folder, events
         self.environment: Environment = environment(config.task.environment)
-        self.policy = policy(config.task.policy, seed=config.seed)
+        self._trained = lead or alone(config, group)
+        self.policy = self._trained.policy
         self.progress = Progress()
         train = config.train
-        self.optimizer: Optimizer = AdamW(self.policy.module.parameters(), lr=train.lr, betas=BETAS, weight_decay=0.0)
-        if group is not None:
-            learners = config.learners
-            self.optimizer = averaging(self.optimizer, group=group, sync_every=learners.sync_every, codec=learners.codec)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.buffer = ReplayBuffer(Capacity(groups=max(64, 8 * train.groups), max_staleness=train.max_staleness))
         self.reputation = Reputation(Trust(ban_s=config.verify.ban_s, floor=config.verify.rate))
@@ -123,7 +116,7 @@ class Trainer:
 
     def run(self) -> Progress:
         """All updates. Raises `Stopped` when whoever started this process is gone."""
-        learner = self._ready()
+        self._ready()
         config, progress = self.config, self.progress
         self._publish()
         self._published.result()
@@ -134,7 +127,7 @@ class Trainer:
             began = time.monotonic()
             groups = list(self._gather())
             waited_s = time.monotonic() - began
-            told = learner.update(groups)
+            told = self._trained.update(groups)
             progress.update += 1
             if progress.update % config.train.publish_every == 0:
                 self._published.result()  # of the version before: what went wrong with it is said here
@@ -144,8 +137,7 @@ class Trainer:
                 self._measure()
             if progress.update % config.train.checkpoint_every == 0:
                 self._save()
-        if isinstance(self.optimizer, thinwire.DiLoCo):
-            self.optimizer.close()
+        self._trained.close()
         self._events.say("end", update=progress.update, accuracy=progress.accuracy[-1][1], **self._traffic())
         return progress
 
@@ -156,7 +148,7 @@ class Trainer:
         self._sharing.close()
         self._intake.close()
 
-    def _ready(self) -> Learner:
+    def _ready(self) -> None:
         """Go on from the checkpoint, or warm up."""
         config = self.config
         if not self._resumed:
@@ -166,9 +158,7 @@ class Trainer:
         first = self.progress.version + 1
         publisher = Publisher(self._network.transport, config.run, identity=self._network.identity, first_version=first)
         self._publisher = PublisherThread(publisher, self._network.loop)
-        train = config.train
-        options = GRPO(clip_low=train.clip_low, clip_high=train.clip_high, delta=train.clip_ratio)
-        return Learner(self.policy, self.optimizer, options=options, temperature=config.task.temperature)
+        self._trained.begin()
 
     def _gather(self) -> Iterator[RolloutGroup]:
         """The groups of one update: own, foreign as far as there are any, and the rest from workers, for whom it waits."""
@@ -192,6 +182,7 @@ class Trainer:
         if not count:
             return []
         task, identity = self.config.task, self._network.identity
+        self._trained.refresh()
         groups = generate(
             self.policy,
             self.environment,
@@ -212,6 +203,8 @@ class Trainer:
     def _adopted(self, groups: Iterable[RolloutGroup]) -> Iterator[RolloutGroup]:
         """The groups in this policy's tokens; one that cannot be said in them is left out."""
         for group in groups:
+            if group.tokenizer != self.policy.tokenizer.digest:  # it gets log-probs here
+                self._trained.refresh()
             try:
                 yield adopted(group, self.policy, temperature=self.config.task.temperature)
             except RolloutError as error:
@@ -222,11 +215,12 @@ class Trainer:
         assert self._publisher is not None
         self.progress.version += 1
         write_whole(self._folder / "version", str(self.progress.version).encode())
-        self._published = self._publisher.publish(self.policy.module.named_parameters(), extra=published())
+        self._published = self._publisher.publish(self._trained.named(), extra=published())
         self.buffer.advance(self.progress.version)
 
     def _measure(self) -> None:
         task = self.config.task
+        self._trained.refresh()
         accuracy = evaluate(self.policy, self.environment, max_new=task.max_new_tokens, temperature=task.temperature)
         self.progress.accuracy.append((self.progress.update, accuracy))
         self._events.say("accuracy", update=self.progress.update, accuracy=accuracy)
@@ -250,9 +244,10 @@ class Trainer:
 
     def _save(self) -> None:
         """Whole or not at all."""
+        self._trained.refresh()
         state = {
             "policy": self.policy.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self._trained.optimizer_state(),
             "buffer": self.buffer.state_dict(),
             "generator": self._generator.get_state(),
             "progress": asdict(self.progress),
@@ -265,12 +260,12 @@ class Trainer:
     def _load(self) -> bool:
         if not self._checkpoint.exists():
             return False
-        state = torch.load(self._checkpoint, weights_only=True)
+        state = torch.load(self._checkpoint, weights_only=True, map_location="cpu")
         self.policy.module.load_state_dict(state["policy"])
         kept = self._folder / "reputation"
         if kept.exists():
             self.reputation = Reputation.from_bytes(kept.read_bytes(), self.reputation.trust)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._trained.load_optimizer_state(state["optimizer"])
         self.buffer.load_state_dict(state["buffer"])
         self._generator.set_state(state["generator"])
         self.progress = Progress(**state["progress"])

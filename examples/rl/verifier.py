@@ -26,7 +26,7 @@ class Verifier:
 
     def __init__(self, config: Config, network: Network, events: Events, *, trainer: Key) -> None:
         self.config, self._network, self._events, self._trainer = config, network, events, trainer
-        self.policy = policy(config.task.policy, seed=config.seed)
+        self.policy = policy(config.task.policy, seed=config.seed, device=config.task.device)
         self._weights = Follower(network, config.run, trainer, self.policy.module, keep=KEPT)
         self._chain = Chain(config.run, trainer)
         self._loaded = -1

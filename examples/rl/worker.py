@@ -38,7 +38,7 @@ class Worker:
     def __init__(self, config: Config, network: Network, events: Events, *, trainer: Key) -> None:
         self.config, self._network, self._events, self._trainer = config, network, events, trainer
         self.environment = environment(config.task.environment)
-        self.policy = policy(config.task.policy, seed=config.seed)
+        self.policy = policy(config.task.policy, seed=config.seed, device=config.task.device)
         self._weights = Follower(network, config.run, trainer, self.policy.module)
         self._generator = torch.Generator().manual_seed(int.from_bytes(network.identity.key[:7], "little"))
         self._version, self._next, self._sha256 = 0, 0, b""

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from torch.optim import SGD
 from examples.rl.generate import generate
 from examples.rl.learner import Learner
 from examples.rl.policy import Policy, policy
+from examples.rl.rollout import RolloutGroup
+from examples.rl.sharded import Shards, World, layers
 from examples.rl.tasks import Sort
 from examples.rl.tiny import CHARACTERS
+from tests.worlds import run_ranks
 
 MISSING = importlib.util.find_spec("transformers") is None
 pytestmark = [
@@ -22,21 +26,24 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    """Two layers of width 16 over characters; its folder is what `hf:` reads."""
+def made(folder: Path, **options: Any) -> Path:
+    """A Llama of two layers of width 16 over characters; its folder is what `hf:` reads."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("llama")
     words = {character: i for i, character in enumerate(CHARACTERS)} | {"</s>": len(CHARACTERS)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.5}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), eos_token_id=len(CHARACTERS), **sizes)).save_pretrained(folder)
-    return policy(f"hf:{folder}")
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), eos_token_id=len(CHARACTERS), **sizes, **options)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    return policy(f"hf:{made(tmp_path_factory.mktemp('llama'))}")
 
 
 def test_the_sampler_says_what_the_learner_computes(llama: Policy) -> None:
@@ -100,3 +107,37 @@ def test_a_real_model_takes_a_step() -> None:
     assert done.stepped
     assert done.numbers["mismatch_kl"] < 1e-3
     assert any(not torch.equal(p, old) for p, old in zip(real.module.parameters(), before, strict=True))
+
+
+def rewarded(sampler: Policy) -> list[RolloutGroup]:
+    generator = torch.Generator().manual_seed(1)
+    groups = generate(
+        sampler, Sort(), run="r", worker=bytes(32), version=0, numbers=range(2), completions=3, max_new=4, generator=generator
+    )
+    return [replace(group, rewards=(1.0, 0.0, 0.5)) for group in groups]
+
+
+def in_shards(rank: int, folder: Path, groups: list[RolloutGroup]) -> list[np.ndarray]:
+    world = World.join()
+    own = policy(f"hf:{folder}")
+    shards = Shards(own.module, world)
+    assert len(list(layers(own.module))) == 2
+    assert Learner(own, SGD(own.module.parameters(), lr=0.1), shares=shards).update(groups).stepped
+    copy = policy(f"hf:{folder}")
+    shards.gather(copy.module)
+    world.leave()
+    return [parameter.detach().numpy() for parameter in copy.module.parameters()]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_update_in_shards_is_the_one_of_one_process(tied: bool, tmp_path: Path) -> None:
+    folder = made(tmp_path, tie_word_embeddings=tied)
+    own = policy(f"hf:{folder}")
+    groups = rewarded(own)
+    results = run_ranks(2, in_shards, folder, groups, deadline_s=240.0)
+    before = [parameter.detach().clone() for parameter in own.module.parameters()]
+    assert Learner(own, SGD(own.module.parameters(), lr=0.1)).update(groups).stepped
+    assert any((parameter - old).abs().max() > 1e-3 for parameter, old in zip(own.module.parameters(), before, strict=True))
+    for weights in results:
+        for ours, one in zip(weights, own.module.parameters(), strict=True):
+            np.testing.assert_allclose(ours, one.detach().numpy(), rtol=1e-4, atol=1e-6)
