@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thinwire-rl-")))
             folder.mkdir(parents=True, exist_ok=True)
             (run_all if options.role == "launch" else run_role)(options, options.read(), folder)
-    except (ConfigError, LaunchError, IdentityFileError, PeerError) as error:
+    except (ConfigError, LaunchError, IdentityFileError, PeerError, ModuleNotFoundError) as error:
         sys.exit(f"{options.role}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{options.role}: interrupted")
