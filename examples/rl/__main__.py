@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thinwire-rl-")))
             folder.mkdir(parents=True, exist_ok=True)
             (run_all if options.role == "launch" else run_role)(options, config, folder)
-    except (ConfigError, LaunchError, IdentityFileError, PeerError, RankError) as error:
+    except (ConfigError, LaunchError, IdentityFileError, PeerError, RankError, ModuleNotFoundError) as error:
         if isinstance(error, ConfigError) and rank():
             sys.exit(1)  # rank 0 says it
         sys.exit(f"{options.role}: {error}")

@@ -100,17 +100,17 @@ class _Entry:
 class Atropos:
     """The state behind the paths. All methods may be called from any thread; each request happens as a whole or not at all."""
 
-    def __init__(self, sink: Sink | None = None, *, limits: AtroposLimits = AtroposLimits()) -> None:
-        self.limits, self._sink = limits, sink
+    def __init__(self, sink: Sink | None = None, *, limits: AtroposLimits = AtroposLimits(), trainer: Registration | None = None) -> None:
+        self.limits, self._sink, self._here = limits, sink, trainer
         self.counts: Counter[str] = Counter()  # groups by what became of them, refusals by status
         self._lock = threading.RLock()
         self._reset()
 
     def _reset(self) -> None:
-        self._trainer: Registration | None = None
+        self._trainer: Registration | None = self._here
         self._trainers = 0
         self._started = self._sink is not None
-        self._step = 0
+        self._step = self._here.starting_step if self._here else 0
         self._environments: list[_Environment] = []
         self._queue: Queue[_Entry] = Queue(self.limits.queued)
         self._latest: _Entry | None = None
@@ -120,6 +120,14 @@ class Atropos:
         """Add to `counts`."""
         with self._lock:
             self.counts[what] += by
+
+    def advance(self, step: int) -> None:
+        """A trainer in this process is at its `step`th."""
+        with self._lock:
+            self._step = step
+
+    def _sizes(self) -> list[tuple[int | None, int]]:
+        return self._queue.sizes() if self._sink is None else self._sink.sizes()
 
     # What a trainer asks.
 
@@ -170,7 +178,7 @@ class Atropos:
 
     def status(self) -> dict[str, Any]:
         with self._lock:
-            return {"current_step": self._step, "queue_size": len(self._queue)}
+            return {"current_step": self._step, "queue_size": len(self._sizes())}
 
     def latest_example(self) -> Any:
         with self._lock:
@@ -230,6 +238,9 @@ class Atropos:
         """Keep all groups or none; for each how much its environment has buffered, None for one that went straight on."""
         try:
             entries = [_Entry(raw, convert(decode(raw), self.limits.scored)) for raw in raws]
+            if self._sink is not None:
+                for entry in entries:
+                    self._sink.check(entry.group)
         except ScoredError as error:
             raise Refused(422, str(error)) from None
         with self._lock:
@@ -253,9 +264,12 @@ class Atropos:
     def _check_room(self, entries: list[_Entry], homes: list[_Environment | None]) -> None:
         """All of a request must fit, whatever becomes complete on the way."""
         wanted = sum(len(entry.group) for entry in entries)
-        held = sum(one.pieces.sequences for one in {id(home): home for home in homes if home is not None}.values())
+        holding = list({id(home): home for home in homes if home is not None}.values())
+        held = sum(one.pieces.sequences for one in holding)
         if self._kept_nbytes + sum(len(entry.raw) for entry in entries) > self.limits.kept_nbytes:
             raise Refused(503, f"{self._kept_nbytes} bytes are queued or buffered, at most {self.limits.kept_nbytes}")
+        if self._sink is not None and len(entries) + sum(len(one.pieces) for one in holding) > self._sink.room():
+            raise Refused(503, "the trainer has enough to train on for now")
         if self._sink is None and not self._queue.fits(wanted + held):
             raise Refused(503, f"{self._queue.sequences} sequences are queued, at most {self.limits.queued}")
         for home in homes:
@@ -285,10 +299,11 @@ class Atropos:
             total = sum(one.told.max_token_length * one.told.weight for one in connected)
             share = asking.told.max_token_length * asking.told.weight / total if total > 0 else 0.0
             queued: Counter[int | None] = Counter()
-            for owner, size in self._queue.sizes():
+            sizes = self._sizes()
+            for owner, size in sizes:
                 queued[owner] += size
-            largest = max((size for _, size in self._queue.sizes()), default=1)
-            group_size = max([asking.told.group_size, *(size for owner, size in self._queue.sizes() if owner == number)])
+            largest = max((size for _, size in sizes), default=1)
+            group_size = max([asking.told.group_size, *(size for owner, size in sizes if owner == number)])
             batch_size = self._trainer.batch_size if self._trainer else 0
             promised = {one.number: int(batch_size * (one.told.min_batch_allocation or 0)) for one in connected}
             others = sum(

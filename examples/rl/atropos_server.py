@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import ipaddress
 import logging
 import socket
 import threading
@@ -31,6 +30,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from examples.rl.atropos import Atropos, Refused
+from examples.rl.config import is_loopback
 
 log = logging.getLogger("thinwire")
 
@@ -41,7 +41,7 @@ class AtroposServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, atropos: Atropos, host: str = "127.0.0.1", port: int = 0, *, token: str = "") -> None:
-        if not _is_loopback(host) and len(token) < 16:
+        if not is_loopback(host) and len(token) < 16:
             raise ValueError(f"{host} may be reached from other machines: give a token of at least 16 characters, or listen on 127.0.0.1")
         self.atropos, self._token = atropos, token.encode()
         self._places = threading.BoundedSemaphore(atropos.limits.requests)
@@ -195,12 +195,3 @@ def _unpacked(body: bytes, at_most: int) -> bytes:
     if not unzip.eof:
         raise Refused(400, "the gzip ended early")
     return plain
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

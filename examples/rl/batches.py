@@ -82,6 +82,9 @@ class Pieces(Generic[T]):
         self.group_size = group_size
         self._pieces: list[Piece[T]] = []
 
+    def __len__(self) -> int:
+        return len(self._pieces)
+
     @property
     def sequences(self) -> int:
         return sum(piece.size for piece in self._pieces)

@@ -153,6 +153,23 @@ class ReplayBuffer:
             self._state.dropped[reason] += len(found)
             return len(found)
 
+    @property
+    def head(self) -> int:
+        """The newest version that it has heard of."""
+        with self._changed:
+            return self._state.head
+
+    def held_of(self, worker: bytes) -> list[RolloutGroup]:
+        """What of one worker waits."""
+        with self._changed:
+            return [group for queue in self._state.queues.values() for group in queue if group.worker == worker]
+
+    def room(self, worker: bytes) -> int:
+        """How many more groups of one worker it takes without dropping any."""
+        with self._changed:
+            held = self._state.held
+            return max(0, min(self.capacity.quota - held[worker], self.capacity.groups - sum(held.values())))
+
     def stats(self) -> Stats:
         """So far."""
         with self._changed:

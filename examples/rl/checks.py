@@ -2,7 +2,7 @@
 
 A group that `unseal` has passed is whole and signed; here it is asked whether its worker may have sent it. A refusal is a `RolloutError`
 whose reason is one of `REASONS`, and is counted. A reward that differs from the one computed here is no refusal: it is counted against the
-worker (`Checked.false_rewards`), and what is computed here is used.
+worker (`Checked.false_rewards`), and what is computed here is used; with judges (`examples.rl.rewards`) there is nothing to compare.
 
 Numbers of groups. Whoever may leave numbers out picks its tasks: it makes ten groups, keeps the one it likes and calls the others lost. So
 the numbers that a worker has left out, over all versions that still count, are at most `spare` and a quarter of those it has used: what a
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,9 +26,10 @@ from numpy.typing import ArrayLike
 
 from examples.rl.environment import Environment, Task, task_seed
 from examples.rl.policy import Tokenizer
+from examples.rl.rewards import BY_ENVIRONMENT, Rewards
 from examples.rl.rollout import Completion, RolloutError, RolloutGroup
 
-# What each refusal says about its worker: "hard" is a lie, or so good as one; "soft" happens to the honest.
+# What each refusal says about its worker: "hard" is a lie, or so good as one; "soft" happens to the honest; "none" is not its doing.
 REASONS: Mapping[str, str] = {
     "stale": "soft",
     "future": "hard",
@@ -46,6 +47,9 @@ REASONS: Mapping[str, str] = {
     "commitment": "hard",
     "no proof": "hard",
     "malformed": "hard",
+    "other task": "hard",
+    "unprovable": "none",
+    "unjudged": "none",  # by judges, too few of whom could be asked
 }
 DRIFT_NATS = 0.1  # mean absolute difference between claimed and own log-probs (GRAIL; notes 1.7)
 
@@ -60,6 +64,7 @@ class Checked:
     false_rewards: int
     same_tokens: bool
     age: int
+    scores: Mapping[int, float] = field(default_factory=dict)  # see `rewards.Judged`
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,22 @@ class CheckLimits:
 
 
 class Checks:
-    """The checks of one run; `head` in `check` is the newest version that is published. Not thread-safe."""
+    """The checks of one run; `head` in `check` is the newest version that is published. Not thread-safe.
+
+    `environments(version, name)` is the environment of that name, or None where the tasks of that version are not of it.
+    """
 
     def __init__(
-        self, run: str, environments: Mapping[str, Environment], tokenizer: Tokenizer, limits: CheckLimits = CheckLimits()
+        self,
+        run: str,
+        environments: Callable[[int, str], Environment | None],
+        tokenizer: Tokenizer,
+        limits: CheckLimits = CheckLimits(),
+        *,
+        rewards: Rewards = BY_ENVIRONMENT,
     ) -> None:
         self.counts: Counter[str] = Counter()  # refusals by reason, and "false reward"
-        self._run, self._environments, self._tokenizer, self._limits = run, environments, tokenizer, limits
+        self._run, self._environments, self._tokenizer, self._limits, self._rewards = run, environments, tokenizer, limits, rewards
         self._numbers = Numbers(limits)
         self._copies = Copies(limits.copies)
 
@@ -107,9 +121,9 @@ class Checks:
 
     def _check(self, group: RolloutGroup, head: int) -> Checked:
         age = check_age(group, head, self._limits.max_staleness)
-        environment = self._environments.get(group.environment)
+        environment = self._environments(group.version, group.environment)
         if environment is None:
-            raise RolloutError("environment", repr(group.environment))
+            raise RolloutError("environment", f"{group.environment!r} is not that of version {group.version}")
         self._numbers.use(group.worker, group.version, group.n, oldest=head - self._limits.max_staleness)
         task = environment.task(task_seed(self._run, group.worker, group.version, group.n))
         if group.prompt != task.prompt:
@@ -119,15 +133,17 @@ class Checks:
             self._check_tokens(group)
         self._check_copies(group)
         check_logprobs(group, self._limits.lowest_logprob)
-        rewards = tuple(environment.reward(task, completion.text) for completion in group.completions)
-        false = sum(abs(own - told) > self._limits.reward_tolerance for own, told in zip(rewards, group.rewards, strict=True))
-        return Checked(group, task, rewards, false, same_tokens, age)
+        judged = self._rewards.of(environment, task, [completion.text for completion in group.completions])
+        false = sum(abs(own - told) > self._limits.reward_tolerance for own, told in zip(judged.rewards, group.rewards, strict=True))
+        return Checked(group, task, judged.rewards, false if self._rewards.comparable else 0, same_tokens, age, judged.scores)
 
     def _check_tokens(self, group: RolloutGroup) -> None:
         if group.prompt_tokens.tolist() != self._tokenizer.encode(group.prompt):
             raise RolloutError("prompt", "tokens that are not those of its text")
         for completion in group.completions:
             check_termination(completion, self._tokenizer.end, self._limits.completion_tokens)
+            if int(completion.tokens.max()) >= self._tokenizer.size:  # some tokenizers decode it to nothing; a model would fail
+                raise RolloutError("text", f"a token id that is not below {self._tokenizer.size}")
             try:
                 text = self._tokenizer.decode(completion.tokens.tolist())
             except (ValueError, LookupError) as error:  # an id that the vocabulary has not

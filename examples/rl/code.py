@@ -68,7 +68,7 @@ class Code:
 
     @property
     def name(self) -> str:
-        return f"code{self._level}"
+        return f"code-{self._level}"
 
     def task(self, seed: int) -> Task:
         steps = self._steps(seed)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 Mode = Literal["pull", "push_pull"]
+Setting = bool | int | float | str
 
 
 class ConfigError(ValueError):
@@ -20,9 +24,13 @@ class Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Task(Table):
-    """What is learnt, and by which model: `tiny`, or `hf:PATH` of a transformers checkpoint."""
+    """What is learnt, and by which model: `tiny`, or `hf:PATH` of a transformers checkpoint.
+
+    `environment` is `sort`, `addition`, `code`, each with a size (`sort-3`), or `reasoning:NAME` of reasoning-gym; `settings` are its own.
+    """
 
     environment: str = "sort"
+    settings: dict[str, Setting] = field(default_factory=dict)
     policy: str = "tiny"
     temperature: float = 1.0
     max_new_tokens: int = 8
@@ -58,6 +66,8 @@ class Train(Table):
     clip_low: float = 0.2
     clip_high: float = 0.28
     clip_ratio: float = 4.0
+    kl: float = 0.0
+    """Weight of the divergence from the policy that the warm-up has left; 0: no reference, and no second copy of the weights."""
     own_groups: int = 0
     """Of an update's groups, those that this learner samples itself."""
     foreign_groups: int = 0
@@ -74,6 +84,118 @@ class Learners(Table):
     """Without it they only share rollouts, if `foreign_groups` says so."""
     sync_every: int = 10
     codec: str = "int4"
+
+
+class EnvironmentJudge(Table, tag_field="kind", tag="environment"):
+    """What the environment itself says."""
+
+    stake: float = 1.0
+
+
+class NoisyJudge(Table, tag_field="kind", tag="noisy"):
+    """The environment's, with normal noise of `deviation` on each score."""
+
+    deviation: float
+    stake: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.deviation < math.inf:
+            raise ValueError(f"deviation is {self.deviation}; give 0 or more")
+
+
+class AdversarialJudge(Table, tag_field="kind", tag="adversarial"):
+    """The opposite of the environment's, times `loudness`: to see what one liar can do."""
+
+    loudness: float = 1e3
+    stake: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.loudness < math.inf:
+            raise ValueError(f"loudness is {self.loudness}; give more than 0")
+
+
+class HttpJudge(Table, tag_field="kind", tag="http"):
+    """A language model behind an OpenAI-compatible `url`; `token_env` names the variable of the trainer that holds its token."""
+
+    url: str
+    model: str
+    token_env: str = ""
+    timeout_s: float = 30.0
+    stake: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url is {self.url!r}; give one like http://127.0.0.1:8000/v1")
+        if not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"timeout_s is {self.timeout_s}; give more than 0")
+        _check_variable(self.token_env)
+
+
+Judge = EnvironmentJudge | NoisyJudge | AdversarialJudge | HttpJudge
+
+
+class Reward(Table):
+    """Who says what an answer is worth: the environment, or judges, whose ranks the stake-weighted `median` (or `mean`) decides."""
+
+    by: Literal["environment", "judges"] = "environment"
+    rule: Literal["median", "mean"] = "median"
+    judges: tuple[Judge, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.by == "judges") != bool(self.judges):
+            raise ValueError(f"by is {self.by!r} with {len(self.judges)} judges; give [[reward.judges]] if, and only if, they are to judge")
+        for judge in self.judges:
+            if not 0 < judge.stake < math.inf:
+                raise ValueError(f"stake is {judge.stake}; give more than 0, or leave the judge out")
+
+
+class Proposer(Table):
+    """The trainer proposes the level of each version's tasks, from `lowest` to `highest` (the size in `sort-3`); off while both are 0.
+
+    A level that `solvers` workers have tried in vain is not asked again until half of the answers to the level below it are right.
+    """
+
+    lowest: int = 0
+    highest: int = 0
+    discount: float = 0.7
+    solvers: int = 2
+
+    def __post_init__(self) -> None:
+        if (self.lowest, self.highest) != (0, 0) and not 0 < self.lowest < self.highest <= 64:
+            raise ValueError(f"levels from {self.lowest} to {self.highest}; give 0 < lowest < highest <= 64")
+        if not 0 < self.discount < 1:
+            raise ValueError(f"discount is {self.discount}; give a number between 0 and 1")
+        _at_least_one("solvers", self.solvers)
+
+    @property
+    def on(self) -> bool:
+        return self.highest > 0
+
+    @property
+    def levels(self) -> range:
+        return range(self.lowest, self.highest + 1) if self.on else range(0)
+
+
+class Atropos(Table):
+    """Where environments of Atropos post to the trainer; `token_env` names the variable that holds the bearer token which they need."""
+
+    open: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token_env: str = ""
+    max_tokens: int = 2048
+    """Of a sequence, prompt and answer."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 1 << 16:
+            raise ValueError(f"port is {self.port}; give 1 to 65535, or 0 for any that is free")
+        if self.max_tokens < 2:
+            raise ValueError(f"max_tokens is {self.max_tokens}; give at least 2: a prompt and an answer")
+        if self.open and not is_loopback(self.host) and not self.token_env:
+            raise ValueError(
+                f"host is {self.host!r}, which others reach; name the variable of a token in token_env, or listen on 127.0.0.1"
+            )
+        _check_variable(self.token_env)
 
 
 class Verify(Table):
@@ -103,6 +225,9 @@ class Config(Table):
     warmup: Warmup = field(default_factory=Warmup)
     train: Train = field(default_factory=Train)
     learners: Learners = field(default_factory=Learners)
+    reward: Reward = field(default_factory=Reward)
+    proposer: Proposer = field(default_factory=Proposer)
+    atropos: Atropos = field(default_factory=Atropos)
     verify: Verify = field(default_factory=Verify)
     network: Network = field(default_factory=Network)
 
@@ -128,6 +253,10 @@ class Config(Table):
                 raise ValueError(f"{name} is {share}; give a number from 0 to 1")
         if not (train.lr > 0 and self.warmup.lr > 0 and self.task.temperature > 0):
             raise ValueError("give an lr and a temperature above 0")
+        if not 0 <= train.kl < math.inf:
+            raise ValueError(f"kl is {train.kl}; give 0 (no reference) or more")
+        if self.proposer.on and self.reward.by == "judges":
+            raise ValueError("the proposer needs to know how many answers are right, and ranks of judges do not say; leave one of them out")
         for key in (*network.trainers, *network.verifiers):
             key_from(key)
 
@@ -138,6 +267,22 @@ class Config(Table):
     @property
     def verifiers(self) -> tuple[bytes, ...]:
         return tuple(map(key_from, self.network.verifiers))
+
+
+def _check_variable(name: str) -> None:
+    """What is no name is not repeated: it may be the secret itself."""
+    if name and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
+        raise ValueError(
+            "token_env is no name of an environment variable (capitals, digits and _); name the variable, never give the token"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from examples.rl.environment import Environment, Task, task_seed
 from examples.rl.policy import Policy, Sample, Sampler
+from examples.rl.rewards import BY_ENVIRONMENT, Rewards
 from examples.rl.rollout import Completion, RolloutError, RolloutGroup
 
 
@@ -60,20 +61,20 @@ def task_of(group: RolloutGroup, environment: Environment) -> Task:
     return task
 
 
-def rescored(group: RolloutGroup, environment: Environment, task: Task) -> RolloutGroup:
-    """The group with the rewards that its texts deserve, whatever it says they are."""
-    return msgspec.structs.replace(group, rewards=tuple(environment.reward(task, one.text) for one in group.completions))
+def rescored(group: RolloutGroup, environment: Environment, task: Task, rewards: Rewards = BY_ENVIRONMENT) -> RolloutGroup:
+    """The group with the rewards that its texts deserve, whatever it says they are. Raises `RolloutError` when they cannot be judged."""
+    return msgspec.structs.replace(group, rewards=rewards.of(environment, task, [one.text for one in group.completions]).rewards)
 
 
 def adopted(group: RolloutGroup, policy: Policy, *, temperature: float = 1.0) -> RolloutGroup:
     """A foreign group in this policy's own tokens: itself when the vocabularies are the same, else re-encoded from its texts.
 
-    Re-encoded completions get this policy's own log-probs, as if it had sampled them now (SAPO, arXiv:2509.08721, section 3): there is
-    nothing else to compare with, and it is worse than the sampler's log-probs. Raises `RolloutError` for a text that this vocabulary
-    cannot say.
+    Completions that are re-encoded, and those that came without log-probs, get this policy's own, as if it had sampled them now (SAPO,
+    arXiv:2509.08721, section 3): there is nothing else to compare with, and it is worse than the sampler's log-probs. Raises `RolloutError`
+    for a text that this vocabulary cannot say.
     """
     if group.tokenizer == policy.tokenizer.digest:
-        return group
+        return group if all(one.logprobs for one in group.completions) else likely(group, policy, temperature=temperature)
     encode = policy.tokenizer.encode
     try:
         prompt = encode(group.prompt)
@@ -85,11 +86,23 @@ def adopted(group: RolloutGroup, policy: Policy, *, temperature: float = 1.0) ->
             ids.append(policy.tokenizer.end)
     if not prompt or not all(told):
         raise RolloutError("other tokenizer", "a text without any token")
-    with torch.no_grad():
-        likely = policy.logprobs([prompt] * len(told), told, temperature=temperature).logprobs.clamp(-65504.0, 0.0).cpu().numpy()
     completions = tuple(
-        Completion.of(np.asarray(ids), row[: len(ids)], finished=one.finished, text=one.text)
-        for ids, row, one in zip(told, likely, group.completions, strict=True)
+        Completion.of(np.asarray(ids), np.zeros(0), finished=one.finished, text=one.text)
+        for ids, one in zip(told, group.completions, strict=True)
     )
     prompt_ids = np.asarray(prompt, "<u4").tobytes()
-    return msgspec.structs.replace(group, tokenizer=policy.tokenizer.digest, prompt_ids=prompt_ids, completions=completions)
+    said = msgspec.structs.replace(group, tokenizer=policy.tokenizer.digest, prompt_ids=prompt_ids, completions=completions)
+    return likely(said, policy, temperature=temperature)
+
+
+def likely(group: RolloutGroup, policy: Policy, *, temperature: float = 1.0) -> RolloutGroup:
+    """The group with this policy's own log-probs of its tokens."""
+    told = [one.tokens.tolist() for one in group.completions]
+    with torch.no_grad():
+        own = policy.logprobs([group.prompt_tokens.tolist()] * len(told), told, temperature=temperature).logprobs
+    rows = own.clamp(-65504.0, 0.0).cpu().numpy()
+    completions = tuple(
+        msgspec.structs.replace(one, logprobs=row[: len(ids)].astype("<f2").tobytes())
+        for ids, row, one in zip(told, rows, group.completions, strict=True)
+    )
+    return msgspec.structs.replace(group, completions=completions)

@@ -22,6 +22,7 @@ class Vocabulary:
             raise ValueError("this tokenizer has no end token (eos_token); a completion could never finish")
         self._tokenizer = tokenizer
         self.end = int(tokenizer.eos_token_id)
+        self.size = len(tokenizer)
 
     @cached_property
     def digest(self) -> bytes:
@@ -49,7 +50,10 @@ class Transformers:
     """
 
     def __init__(self, path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> None:
-        transformers: Any = importlib.import_module("transformers")
+        try:
+            transformers: Any = importlib.import_module("transformers")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"the policy hf:{path} needs transformers: pip install 'thinwire[rl]'") from error
         folder, options = located(Path(path))
         self.tokenizer = Vocabulary(transformers.AutoTokenizer.from_pretrained(folder, **options))
         self.module: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options).to(device)

@@ -18,7 +18,8 @@ import re
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +31,7 @@ from examples.rl.environment import Environment, Task
 from examples.rl.yuma import consensus
 
 MAX_ANSWER_NBYTES = 1 << 20
+AT_ONCE = 16  # texts
 
 
 class JudgementError(RuntimeError):
@@ -113,7 +115,8 @@ class HttpJudge:
             raise ValueError(f"HttpJudge.url is {self.url!r}; give one like http://127.0.0.1:8000/v1")
 
     def score(self, task: Task, texts: Sequence[str]) -> list[float]:
-        return [self._grade(task.prompt, text) for text in texts]
+        with ThreadPoolExecutor(min(len(texts), AT_ONCE)) as pool:  # one after the other they would hold their worker up
+            return list(pool.map(lambda text: self._grade(task.prompt, text), texts))
 
     def _grade(self, prompt: str, text: str) -> float:
         asked = json.dumps({"task": prompt, "answer": text})
@@ -163,23 +166,36 @@ class Panel:
 
     def rewards(self, task: Task, texts: Sequence[str]) -> list[float]:
         """In [0, 1], one for each text; raises `JudgementError` when judges with half of the stake or more abstain."""
-        stakes, scores = self.scores(task, texts)
-        return [float(value) for value in consensus(stakes, np.stack([ranks(row) for row in scores]), self._kappa)]
+        return self.agreed(self.heard(task, texts))
 
     def mean_rewards(self, task: Task, texts: Sequence[str]) -> list[float]:
         """The stake-weighted mean of the raw scores, for comparison only: one liar decides it."""
-        stakes, scores = self.scores(task, texts)
-        return [float(value) for value in stakes @ scores / stakes.sum()]
+        return self.mean(self.heard(task, texts))
 
-    def scores(self, task: Task, texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Stakes `(judges,)` and raw scores `(judges, texts)` of those who judged."""
+    def heard(self, task: Task, texts: Sequence[str]) -> dict[int, list[float]]:
+        """Raw scores of those who judged, by the place of the judge; raises `JudgementError` for too few of them."""
         if not texts:
             raise ValueError("no texts to judge; give at least one")
-        heard = [(stake, row) for i, stake in enumerate(self._stakes) if (row := self._ask(i, task, texts)) is not None]
-        stakes = np.asarray([stake for stake, _ in heard])
+        rows = {i: row for i in range(len(self._judges)) if (row := self._ask(i, task, texts)) is not None}
+        self._check_quorum(rows)
+        return rows
+
+    def agreed(self, rows: Mapping[int, Sequence[float]]) -> list[float]:
+        """The clipped median of the ranks of anything that all judges have scored. Raises `JudgementError` for too few judges."""
+        stakes = self._check_quorum(rows)
+        return [float(value) for value in consensus(stakes, np.stack([ranks(row) for row in rows.values()]), self._kappa)]
+
+    def mean(self, rows: Mapping[int, Sequence[float]]) -> list[float]:
+        """The stake-weighted mean of raw scores. Raises `JudgementError` for too few judges."""
+        stakes = self._check_quorum(rows)
+        return [float(value) for value in stakes @ np.asarray(list(rows.values()), np.float64) / stakes.sum()]
+
+    def _check_quorum(self, rows: Mapping[int, Sequence[float]]) -> NDArray[np.float64]:
+        """The stakes of those who judged."""
+        stakes = self._stakes[list(rows)]
         if 2 * stakes.sum() <= self._stakes.sum():
             raise JudgementError(f"judges with {stakes.sum():g} of {self._stakes.sum():g} stake have judged; more than half is needed")
-        return stakes, np.asarray([row for _, row in heard], np.float64)
+        return stakes
 
     def _ask(self, i: int, task: Task, texts: Sequence[str]) -> list[float] | None:
         try:

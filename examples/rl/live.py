@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,8 @@ from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from examples.rl.events import shown
 
 BARS = " ▁▂▃▄▅▆▇█"
 WIDTH = 48
@@ -57,6 +60,22 @@ class View:
         """Whether all trainers have done all updates."""
         return len(self.ended) >= self.trainers
 
+    def _parts(self, last: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """What only some runs have: a reference, a proposer, judges, environments of Atropos."""
+        if "kl" in last:
+            yield "KL from start", f"{bars([each['kl'] for each in self.updates])} {last['kl']:.1e}"
+        if "level" in last:
+            levels, rates = ([each[name] for each in self.updates] for name in ("level", "solve_rate"))
+            yield "level", f"{bars([float(level) for level in levels])} {last['level']}"
+            known = [rate for rate in rates if rate is not None]
+            yield "solve rate", f"{bars(known, top=1.0)} {shown(known[-1]) if known else 'not known yet'}"
+            yield "not asked", listed({f"level {level}": why for level, why in last["left_out"].items()})
+        if "ratings" in last:
+            yield "ratings", listed(last["ratings"])
+            yield "abstained", listed(last["abstained"])
+        if "posted" in last:
+            yield "posted", listed(last["posted"])
+
     # -- drawn -------------------------------------------------------------------------------------------------------------------------
 
     def __rich__(self) -> Group:
@@ -73,6 +92,8 @@ class View:
             table.add_row("entropy", f"{bars([each['entropy'] for each in self.updates])} {last['entropy']:.3f}")
             table.add_row("staleness", histogram(self.staleness))
             table.add_row("trainer idle", f"{self.idle_s:.1f} s")
+            for name, told in self._parts(last):
+                table.add_row(name, told)
         for who, (sent, received) in self.nbytes.items():
             table.add_row(f"bytes {who}", f"{sent / MB:.2f} MB sent, {received / MB:.2f} MB received")
         table.add_row("refused", listed(self.refused))
@@ -100,7 +121,7 @@ def histogram(counts: Counter[int]) -> str:
     return "  ".join(f"{age}: {counts[age] / total:.0%}".replace("%", " %") for age in sorted(counts))
 
 
-def listed(counts: Counter[str] | dict[str, str]) -> str:
+def listed(counts: Mapping[str, object]) -> str:
     """
     >>> listed(Counter(stale=2))
     'stale 2'

@@ -37,6 +37,11 @@ class Tokenizer(Protocol):
         """The id that ends a completion."""
         ...
 
+    @property
+    def size(self) -> int:
+        """All ids are below it."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Raises `ValueError` for what the vocabulary cannot say."""
         ...

@@ -66,7 +66,8 @@ def examine(
 ) -> None:
     """One prefill of what the challenge draws: are proofs (in a run that has them) and log-probs those of `policy`, with its weights?
 
-    Raises `RolloutError` when they are not.
+    Raises `RolloutError` when they are not; "unprovable", which says nothing of the worker, when `policy` itself makes nothing that can be
+    compared: NaN, or zeros.
     """
     if len(group.commitment) != 32:
         raise RolloutError("no proof", "the group commits to nothing")
@@ -85,12 +86,17 @@ def examine(
     looked_at = {i: group.completions[i] for i, _, _ in chosen}  # each once, however many of its chunks are drawn
     if proofs and chosen:
         states = dict(zip(looked_at, _states(group, list(looked_at.values()), policy), strict=True))
-        verdict = check([proof for _, _, proof in chosen], [states[i][rows] for i, rows, _ in chosen], thresholds)
+        try:
+            verdict = check([proof for _, _, proof in chosen], [states[i][rows] for i, rows, _ in chosen], thresholds)
+        except UnprovableError as error:
+            raise RolloutError("unprovable", f"the verifier's own states of version {group.version} have no proof: {error}") from None
         if not verdict.accepted:
             raise RolloutError(verdict.reason, verdict.told)
     for one in looked_at.values():
         with torch.no_grad():
             own = policy.logprobs([group.prompt_tokens.tolist()], [one.tokens.tolist()], temperature=temperature).logprobs[0]
+        if not bool(own.isfinite().all()):
+            raise RolloutError("unprovable", f"the verifier's own log-probs of version {group.version} are not finite")
         check_drift(one.behaviour, own.cpu().numpy(), drift_nats)
 
 

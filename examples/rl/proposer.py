@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from examples.rl.environment import Environment, Task
 
@@ -52,9 +52,10 @@ class DifficultyBandit:
         self._wrong = dict.fromkeys(self._levels, 0.0)
         self._random = random.Random(seed)
 
-    def propose(self) -> int:
-        """The level for the next round."""
-        return min(self._levels, key=self._distance)
+    def propose(self, among: Collection[int] | None = None) -> int:
+        """The level for the next round, of those `among` which it may choose; raises `ValueError` when there are none."""
+        levels = [level for level in self._levels if among is None or level in among]
+        return min(levels, key=self._distance)
 
     def _distance(self, level: int) -> float:
         return abs(self._random.betavariate(1 + self._right[level], 1 + self._wrong[level]) - 0.5)
@@ -68,6 +69,17 @@ class DifficultyBandit:
             wrong = self._weight * self._reach ** max(0, level - other) * (1 - solve_rate)
             self._right[other] = self._discount * self._right[other] + right
             self._wrong[other] = self._discount * self._wrong[other] + wrong
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, in types that `torch.load(weights_only=True)` reads."""
+        return {"right": dict(self._right), "wrong": dict(self._wrong), "random": self._random.getstate()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as it was; levels that are no longer offered are forgotten."""
+        for level in self._levels:
+            self._right[level] = float(state["right"].get(level, 0.0))
+            self._wrong[level] = float(state["wrong"].get(level, 0.0))
+        self._random.setstate(state["random"])
 
 
 class ProposalError(ValueError):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from examples.rl.config import Config
 from examples.rl.learner import Update
-from examples.rl.policy import policy
+from examples.rl.policy import Policy, policy
 from examples.rl.rollout import RolloutGroup
 from examples.rl.sharded import Shards, World
 from examples.rl.trained import RankError, adamw, learner
@@ -76,7 +76,8 @@ class Lead:
         self._part = Part(world, config)
         self._stale = self._over = False
 
-    def begin(self) -> None:
+    def begin(self, reference: Policy | None = None) -> None:
+        assert reference is None  # `trained.check` has refused it
         with self._all("begin"):
             self._part.shards.spread(self.policy.module)
 

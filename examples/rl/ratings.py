@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ class Ratings:
     def table(self) -> list[tuple[bytes, Rating]]:
         """The best first."""
         return sorted(self._table.items(), key=lambda item: (-item[1].value, item[0]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, in types that `torch.load(weights_only=True)` reads."""
+        return {"session": self._session, "table": [[key.hex(), one.value, one.sessions, one.last] for key, one in self._table.items()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as it was."""
+        self._session = int(state["session"])
+        self._table = {bytes.fromhex(key): Rating(float(value), int(n), int(last)) for key, value, n, last in state["table"]}
 
     def _make_room(self) -> None:
         excess = len(self._table) - self._capacity

@@ -114,7 +114,9 @@ class Reputation:
         self._put(key, msgspec.structs.replace(now, good=now.good + 1, accepted=now.accepted + 1))
 
     def refused(self, key: bytes, reason: str) -> None:
-        """A group was refused for one of `REASONS`; other words count as soft."""
+        """A group was refused for one of `REASONS`; other words count as soft, and some say nothing of the worker."""
+        if REASONS.get(reason) == "none":
+            return
         now = self.standing(key)
         if REASONS.get(reason) != "hard":
             self._put(key, msgspec.structs.replace(now, bad=now.bad + 1))

@@ -82,6 +82,18 @@ class ScoredGroup:
 class Sink(Protocol):
     """Where groups go; a learner's buffer."""
 
+    def check(self, group: ScoredGroup) -> None:
+        """Raises `ScoredError` for what it cannot use, before any of it is taken."""
+        ...
+
+    def room(self) -> int:
+        """How many groups it takes now; who has more is told to come again."""
+        ...
+
+    def sizes(self) -> list[tuple[int | None, int]]:
+        """Environment and size of each group that waits to be trained on."""
+        ...
+
     def put(self, group: ScoredGroup) -> None:
         """May be called from any thread, and does not block for long."""
         ...

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from examples.rl.environment import Environment, Task
 
@@ -97,28 +97,58 @@ class Addition:
         return f"{wrong + (wrong >= int(task.answer))}{END}"
 
 
-ENVIRONMENTS: dict[str, Callable[[int | None], Environment]] = {}
-_NAME = re.compile(r"(?P<kind>[a-z_]+)(-(?P<size>\d{1,9}))?")
+ENVIRONMENTS: dict[str, Callable[..., Environment]] = {}
+NAMED: dict[str, Callable[..., Environment]] = {}
+_NAME = re.compile(r"(?P<kind>[a-z_]+)(-(?P<size>\d{1,9})|:(?P<name>[a-z0-9_]{1,64}))?")
 
 
-def register(kind: str, make: Callable[[int | None], Environment]) -> None:
-    """Let `environment("KIND")` be `make(None)`, and `environment("KIND-7")` `make(7)`. Raises `ValueError` when the kind is taken."""
-    if kind in ENVIRONMENTS:
+def register(kind: str, make: Callable[..., Environment], *, named: bool = False) -> None:
+    """Let `environment("KIND")` be `make(None)`, and `environment("KIND-7")` `make(7)`; `named`: `environment("KIND:NAME")` `make("NAME")`.
+
+    Settings are keywords of `make`. Raises `ValueError` when the kind is taken.
+    """
+    if kind in ENVIRONMENTS or kind in NAMED:
         raise ValueError(f"there is an environment {kind!r} already; choose another name")
-    ENVIRONMENTS[kind] = make
+    (NAMED if named else ENVIRONMENTS)[kind] = make
+
+
+def _code(level: int | None, *, allow_plain: bool = False, **settings: Any) -> Environment:
+    from examples.rl.code import Code
+    from examples.rl.sandbox import Bounds, Sandbox
+
+    sandbox = Sandbox(Bounds(), allow_plain=True) if allow_plain else None
+    return Code(**({} if level is None else {"level": level}), sandbox=sandbox, **settings)
+
+
+def _reasoning(dataset: str, **settings: Any) -> Environment:
+    from examples.rl.reasoning import ReasoningGym
+
+    return ReasoningGym(dataset, **settings)
 
 
 register("sort", lambda digits: Sort() if digits is None else Sort(digits))
 register("addition", lambda digits: Addition() if digits is None else Addition(digits))
+register("code", _code)
+register("reasoning", _reasoning, named=True)
 
 
-def environment(name: str) -> Environment:
-    """The environment of a name such as "sort", "sort-3" or "addition". Raises `ValueError` with the known names for another one.
+def environment(name: str, settings: Mapping[str, Any] | None = None) -> Environment:
+    """The environment of a name such as "sort", "sort-3", "code-2" or "reasoning:chain_sum".
+
+    Raises `ValueError` with the known names for another one and for settings that it has not, `ImportError` where a package is missing,
+    `SandboxError` where programs cannot run.
 
     >>> environment("sort-3")
     Sort(digits=3)
     """
     match = _NAME.fullmatch(name)
-    if match is None or match["kind"] not in ENVIRONMENTS:
-        raise ValueError(f"no environment is called {name!r}; known are {', '.join(sorted(ENVIRONMENTS))}, and with a size: sort-3")
-    return ENVIRONMENTS[match["kind"]](int(match["size"]) if match["size"] else None)
+    named = match is not None and match["name"] is not None
+    made = (NAMED if named else ENVIRONMENTS).get(match["kind"]) if match else None
+    if match is None or made is None:
+        known = ", ".join(sorted(ENVIRONMENTS))
+        raise ValueError(f"no environment is called {name!r}; known are {known}, with a size (sort-3), and {', '.join(sorted(NAMED))}:NAME")
+    which = match["name"] if named else int(match["size"]) if match["size"] else None
+    try:
+        return made(which, **(settings or {}))
+    except TypeError as error:
+        raise ValueError(f"{name} does not take the settings {dict(settings or {})}: {error}") from None

@@ -24,6 +24,7 @@ class Characters:
     """
 
     end = 0
+    size = len(CHARACTERS)
 
     @cached_property
     def digest(self) -> bytes:

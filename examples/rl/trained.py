@@ -28,8 +28,8 @@ class Trained(Protocol):
 
     policy: Policy
 
-    def begin(self) -> None:
-        """Train from what `policy` is now."""
+    def begin(self, reference: Policy | None = None) -> None:
+        """Train from what `policy` is now; `reference` is what `train.kl` keeps to."""
         ...
 
     def update(self, groups: Sequence[RolloutGroup]) -> Update:
@@ -61,13 +61,14 @@ class Alone:
     """One process: what samples is what is trained."""
 
     def __init__(self, policy: Policy, optimizer: Optimizer, config: Config) -> None:
-        self.policy, self.optimizer = policy, optimizer
-        self._learner = learner(policy, optimizer, config)
+        self.policy, self.optimizer, self._config = policy, optimizer, config
+        self._learner: Learner | None = None
 
-    def begin(self) -> None:
-        pass
+    def begin(self, reference: Policy | None = None) -> None:
+        self._learner = learner(self.policy, self.optimizer, self._config, reference=reference)
 
     def update(self, groups: Sequence[RolloutGroup]) -> Update:
+        assert self._learner is not None
         return self._learner.update(groups)
 
     def refresh(self) -> None:
@@ -102,15 +103,18 @@ def adamw(module: nn.Module, config: Config) -> AdamW:
     return AdamW(module.parameters(), lr=config.train.lr, betas=BETAS, weight_decay=0.0)
 
 
-def learner(trained: Policy, optimizer: Optimizer, config: Config, *, shares: Shares | None = None) -> Learner:
+def learner(
+    trained: Policy, optimizer: Optimizer, config: Config, *, reference: Policy | None = None, shares: Shares | None = None
+) -> Learner:
     """The learner of a run."""
     train = config.train
     return Learner(
         trained,
         optimizer,
-        options=GRPO(clip_low=train.clip_low, clip_high=train.clip_high, delta=train.clip_ratio),
+        options=GRPO(clip_low=train.clip_low, clip_high=train.clip_high, delta=train.clip_ratio, kl=train.kl),
         micro_batch=train.micro_batch,
         temperature=config.task.temperature,
+        reference=reference,
         shares=shares,
     )
 
@@ -123,3 +127,5 @@ def check(config: Config) -> None:
             "round counts, so one learner's shards could be of different rounds; share rollouts instead (learners.average = false), or "
             "start this trainer without torchrun"
         )
+    if config.train.kl:
+        raise ConfigError(f"train.kl is {config.train.kl}: a reference is not sharded; set it to 0, or start this trainer without torchrun")

@@ -10,7 +10,7 @@ import hashlib
 import io
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ import torch
 
 from examples.rl.beacon import Ticker
 from examples.rl.buffer import Capacity, ReplayBuffer
-from examples.rl.checks import Checked, CheckLimits, Checks
-from examples.rl.config import Config
+from examples.rl.checks import REASONS, Checked, CheckLimits, Checks
+from examples.rl.config import Config, ConfigError
 from examples.rl.docket import Docket
 from examples.rl.environment import Environment
 from examples.rl.evaluate import evaluate
@@ -30,11 +30,12 @@ from examples.rl.generate import adopted, generate
 from examples.rl.intake import Intake
 from examples.rl.messages import GROUP, Verdict
 from examples.rl.network import Network
+from examples.rl.parts import Parts
+from examples.rl.policy import Policy, policy
 from examples.rl.proofs import published
 from examples.rl.reputation import Reputation, Trust
 from examples.rl.rollout import RolloutError, RolloutGroup, seal
 from examples.rl.sharing import Sharing
-from examples.rl.tasks import environment
 from examples.rl.trained import Trained, alone
 from examples.rl.warmup import Warmup, warm_up
 from thinwire.comms.publish import Publisher, PublisherThread
@@ -65,21 +66,25 @@ class Trainer:
         self, config: Config, network: Network, folder: Path, events: Events, *, group: Any = None, lead: Trained | None = None
     ) -> None:
         self.config, self._network, self._folder, self._events = config, network, folder, events
-        self.environment: Environment = environment(config.task.environment)
         self._trained = lead or alone(config, group)
         self.policy = self._trained.policy
+        self.parts = Parts(config, self.policy.tokenizer, network.identity.key, folder)
+        self.environment: Environment = self.parts.curriculum.measured
+        self._reference: Policy | None = None
         self.progress = Progress()
         train = config.train
         self._generator = torch.Generator().manual_seed(config.seed)
         self.buffer = ReplayBuffer(Capacity(groups=max(64, 8 * train.groups), max_staleness=train.max_staleness))
         self.reputation = Reputation(Trust(ban_s=config.verify.ban_s, floor=config.verify.rate))
         self._resumed = self._load()  # before anybody can ask for the newest version
-        self._intake = Intake(
-            network.transport, config.run, self._checks(), self, self.reputation, lambda: self.progress.version, on_accepted=self._accepted
-        )
+        self.parts.open(self.buffer, self.progress.update)
+        if self.parts.atropos is not None:
+            events.say("atropos", url=self.parts.atropos.url)
+        checks, head = self._checks(self.parts.asked), lambda: self.progress.version
+        self._intake = Intake(network.transport, config.run, checks, self, self.reputation, head, on_accepted=self._accepted)
         self._docket = Docket(network, config.verifiers, ticker=Ticker(config.run), on_verdict=self._judged, seed=config.seed)
         self._publisher: PublisherThread | None = None
-        self._sharing = Sharing(network, config.run, self._checks, wanted=train.foreign_groups)
+        self._sharing = Sharing(network, config.run, lambda: self._checks(self.parts.foreign), wanted=train.foreign_groups)
         network.serve(GROUP, self._intake.answer)  # last: from now on others come in
 
     # -- what the intake asks ----------------------------------------------------------------------------------------------------------
@@ -90,24 +95,26 @@ class Trainer:
             self.buffer.put(msgspec.structs.replace(checked.group, rewards=checked.rewards))
         except RolloutError as error:
             return error.reason
+        self.parts.accepted(checked)
         return None
 
     def wants(self) -> bool:
         """Whether there is not yet enough for two updates."""
         return len(self.buffer) < 2 * self.config.train.groups
 
-    def _checks(self) -> Checks:
+    def _checks(self, environments: Callable[[int, str], Environment | None]) -> Checks:
         config = self.config
         limits = CheckLimits(max_staleness=config.train.max_staleness, completion_tokens=config.task.max_new_tokens)
-        return Checks(config.run, {self.environment.name: self.environment}, self.policy.tokenizer, limits)
+        return Checks(config.run, environments, self.policy.tokenizer, limits, rewards=self.parts.rewards)
 
     def _accepted(self, data: bytes, digest: bytes, checked: Checked) -> None:
         self._docket.consider(data, digest, checked.group.worker, self.reputation.sample_rate(checked.group.worker))
         self._sharing.offer(data, digest, checked.group.worker)
 
     def _judged(self, verifier: Key, worker: Key, verdict: Verdict) -> None:
-        """In the event loop: a refusal drops what the worker has waiting; its reputation says for how long it is banned."""
-        if not verdict.accepted:
+        """In the event loop: a refusal drops what the worker has waiting; its reputation says for how long it is banned. What a verifier
+        cannot prove itself is nobody's lie."""
+        if not verdict.accepted and REASONS.get(verdict.reason) != "none":
             self.reputation.refused(worker, verdict.reason)
             self.buffer.discard(lambda group: group.worker == worker, verdict.reason)
         self._events.say("verdict", worker=worker.hex()[:8], accepted=verdict.accepted, reason=verdict.reason, detail=verdict.detail)
@@ -143,6 +150,7 @@ class Trainer:
 
     def close(self) -> None:
         """End the threads of this trainer."""
+        self.parts.close()
         if self._publisher is not None:
             self._publisher.close()
         self._sharing.close()
@@ -153,17 +161,27 @@ class Trainer:
         config = self.config
         if not self._resumed:
             start = Warmup(**msgspec.structs.asdict(config.warmup))
-            warm_up(self.policy, self.environment, seed=config.seed, options=start)
+            if start.steps:
+                warm_up(self.policy, self.parts.curriculum.demonstrations, seed=config.seed, options=start)
             self._events.say("warm", steps=start.steps)
+            if config.train.kl:
+                self._reference = self._frozen(self.policy.module.state_dict())
         first = self.progress.version + 1
         publisher = Publisher(self._network.transport, config.run, identity=self._network.identity, first_version=first)
         self._publisher = PublisherThread(publisher, self._network.loop)
-        self._trained.begin()
+        self._trained.begin(self._reference)
+
+    def _frozen(self, state: Mapping[str, Any]) -> Policy:
+        """Another policy with these weights, which no optimizer knows: what `train.kl` keeps to."""
+        made = policy(self.config.task.policy, seed=self.config.seed, device=self.config.task.device)
+        made.module.load_state_dict(state)
+        made.module.requires_grad_(False)
+        return made
 
     def _gather(self) -> Iterator[RolloutGroup]:
         """The groups of one update: own, foreign as far as there are any, and the rest from workers, for whom it waits."""
         train, version = self.config.train, self.progress.version
-        yield from self._sample(train.own_groups)
+        yield from self._own(train.own_groups)
         foreign = self._sharing.take(train.foreign_groups, FOREIGN_S) if train.foreign_groups else []
         rescored = [msgspec.structs.replace(checked.group, rewards=checked.rewards) for checked in foreign]
         yield from self._adopted(rescored)
@@ -185,7 +203,7 @@ class Trainer:
         self._trained.refresh()
         groups = generate(
             self.policy,
-            self.environment,
+            self.parts.current(self.progress.version),
             run=self.config.run,
             worker=identity.key,
             version=self.progress.update,
@@ -199,6 +217,14 @@ class Trainer:
             data = seal(group, identity)
             self._sharing.offer(data, hashlib.sha256(data).digest(), identity.key)
         return groups
+
+    def _own(self, count: int) -> Iterator[RolloutGroup]:
+        """Groups of this learner's own, worth what they are worth here; one that cannot be judged is left out."""
+        for group in self._sample(count):
+            try:
+                yield self.parts.own(group, self.progress.version)
+            except RolloutError as error:
+                self._intake.refused[error.reason] += 1
 
     def _adopted(self, groups: Iterable[RolloutGroup]) -> Iterator[RolloutGroup]:
         """The groups in this policy's tokens; one that cannot be said in them is left out."""
@@ -214,8 +240,9 @@ class Trainer:
         """Make the weights the next version; they are copied now, and coded and signed in the background."""
         assert self._publisher is not None
         self.progress.version += 1
+        beside = published() | self.parts.beside(self.progress.version)
         write_whole(self._folder / "version", str(self.progress.version).encode())
-        self._published = self._publisher.publish(self._trained.named(), extra=published())
+        self._published = self._publisher.publish(self._trained.named(), extra=beside)
         self.buffer.advance(self.progress.version)
 
     def _measure(self) -> None:
@@ -228,9 +255,9 @@ class Trainer:
     def _say(self, groups: Sequence[RolloutGroup], numbers: Mapping[str, float], waited_s: float) -> None:
         ages = Counter(max(0, self.progress.version - 1 - group.version) for group in groups if group.worker != self._network.identity.key)
         refused = self._intake.refused + Counter(self.buffer.stats().dropped)
-        told = {name: numbers[name] for name in ("reward", "mismatch_kl", "entropy", "clipped", "ratio_max")}
-        say = self._events.say
-        say("update", update=self.progress.update, **told, waited_s=waited_s, staleness=ages, refused=refused, **self._traffic())
+        names = ("reward", "mismatch_kl", "entropy", "clipped", "ratio_max", *(("kl",) if self._reference else ()))
+        told = {name: numbers[name] for name in names} | self.parts.told(self.progress.version, self.progress.update) | self._traffic()
+        self._events.say("update", update=self.progress.update, waited_s=waited_s, staleness=ages, refused=refused, **told)
 
     def _traffic(self) -> dict[str, int]:
         transport = self._network.transport
@@ -251,7 +278,10 @@ class Trainer:
             "buffer": self.buffer.state_dict(),
             "generator": self._generator.get_state(),
             "progress": asdict(self.progress),
+            "parts": self.parts.state_dict(),
         }
+        if self._reference is not None:
+            state["reference"] = self._reference.module.state_dict()
         data = io.BytesIO()
         torch.save(state, data)
         write_whole(self._checkpoint, data.getvalue())
@@ -269,6 +299,11 @@ class Trainer:
         self.buffer.load_state_dict(state["buffer"])
         self._generator.set_state(state["generator"])
         self.progress = Progress(**state["progress"])
+        self.parts.load_state_dict(state.get("parts", {}))
+        if self.config.train.kl:
+            if "reference" not in state:
+                raise ConfigError(f"train.kl is {self.config.train.kl}, but {self._checkpoint} began without a reference; leave it at 0")
+            self._reference = self._frozen(state["reference"])
         # Versions that went out after the checkpoint are with workers, who are no liars for it.
         self.progress.version = max(self.progress.version, int((self._folder / "version").read_bytes()))
         self._events.say("resumed", update=self.progress.update)

@@ -6,7 +6,9 @@ import time
 
 from examples.rl.beacon import Chain
 from examples.rl.config import Config
+from examples.rl.curriculum import Curriculum
 from examples.rl.events import Events
+from examples.rl.generate import task_of
 from examples.rl.messages import MAX_LISTED, PENDING, VERDICT, Look, Sample, Samples, Verdict
 from examples.rl.network import Network
 from examples.rl.policy import policy
@@ -27,6 +29,7 @@ class Verifier:
     def __init__(self, config: Config, network: Network, events: Events, *, trainer: Key) -> None:
         self.config, self._network, self._events, self._trainer = config, network, events, trainer
         self.policy = policy(config.task.policy, seed=config.seed, device=config.task.device)
+        self._curriculum = Curriculum(config)
         self._weights = Follower(network, config.run, trainer, self.policy.module, keep=KEPT)
         self._chain = Chain(config.run, trainer)
         self._loaded = -1
@@ -83,6 +86,11 @@ class Verifier:
         version = self._weights.at(group.version)
         if version is None:
             return False
+        try:
+            level, thresholds = self._curriculum.told(version.extra), thresholds_from(version.extra)
+        except ValueError as error:  # what their trainer says beside the weights is nothing that workers answer for
+            raise RolloutError("unprovable", f"version {version.number}: {error}") from None
+        task_of(group, self._curriculum.at(level))
         if self._loaded != version.number:
             version.load_into(self.policy.module)
             self._loaded = version.number
@@ -95,7 +103,7 @@ class Verifier:
             drift_nats=config.verify.drift_nats,
             temperature=config.task.temperature,
             proofs=config.verify.proofs,
-            thresholds=thresholds_from(version.extra),
+            thresholds=thresholds,
         )
         return True
 

@@ -12,6 +12,7 @@ from collections import Counter
 import torch
 
 from examples.rl.config import Config
+from examples.rl.curriculum import Curriculum
 from examples.rl.events import Events
 from examples.rl.generate import generate
 from examples.rl.messages import GROUP, INLINE_NBYTES, Parcel, Receipt
@@ -19,10 +20,10 @@ from examples.rl.network import Network
 from examples.rl.policy import policy
 from examples.rl.proofs import prove
 from examples.rl.rollout import RolloutGroup, seal
-from examples.rl.tasks import environment
 from examples.rl.weights import Follower
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.transport import Key, PeerError
+from thinwire.comms.verify.activations import UnprovableError
 
 BATCH = 4  # groups that are sampled together
 WAIT_S = 0.5
@@ -37,8 +38,10 @@ class Worker:
 
     def __init__(self, config: Config, network: Network, events: Events, *, trainer: Key) -> None:
         self.config, self._network, self._events, self._trainer = config, network, events, trainer
-        self.environment = environment(config.task.environment)
+        self._curriculum = Curriculum(config)
+        self.environment = self._curriculum.measured
         self.policy = policy(config.task.policy, seed=config.seed, device=config.task.device)
+        self._curriculum.check_sayable(self.policy.tokenizer, config.task.policy)
         self._weights = Follower(network, config.run, trainer, self.policy.module)
         self._generator = torch.Generator().manual_seed(int.from_bytes(network.identity.key[:7], "little"))
         self._version, self._next, self._sha256 = 0, 0, b""
@@ -62,6 +65,12 @@ class Worker:
             self._weights.ask()
         newest = self._weights.newest()
         if newest is not None and newest.number > self._version:
+            try:
+                self.environment = self._curriculum.at(self._curriculum.told(newest.extra))
+            except ValueError as error:
+                self._events.say("trouble", why=str(error))
+                self._weights.wait(newest.number, WAIT_S)
+                return False
             newest.load_into(self.policy.module)
             self._version, self._next, self._sha256 = newest.number, 0, newest.sha256
         return self._version > 0
@@ -83,7 +92,13 @@ class Worker:
         )
         self._next += BATCH
         for group in groups:
-            group = prove(group, self.policy, self._sha256, proofs=self.config.verify.proofs)
+            try:
+                group = prove(group, self.policy, self._sha256, proofs=self.config.verify.proofs)
+            except UnprovableError as error:  # with these weights; the next ones may do
+                self.answers["unprovable"] += 1
+                self._next = group.n  # it was not used
+                self._events.say("trouble", why=f"version {self._version} cannot be proved: {error}")
+                return False
             receipt = self._send(group)
             wanted = receipt is not None and receipt.wanted
         return wanted

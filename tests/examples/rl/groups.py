@@ -19,6 +19,7 @@ class Bytes:
 
     digest = hashlib.sha256(b"bytes").digest()
     end = END
+    size = END + 1
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from examples.rl.atropos import Atropos, AtroposLimits
+from examples.rl.atropos import Atropos, AtroposLimits, Registration
 from examples.rl.atropos_server import AtroposServer
-from examples.rl.scored import ScoredGroup, ScoredLimits
+from examples.rl.scored import ScoredError, ScoredGroup, ScoredLimits
 
 TRAINER = {
     "wandb_group": "g",
@@ -162,13 +162,24 @@ class Heap:
     def __init__(self) -> None:
         self.groups: list[ScoredGroup] = []
 
+    def check(self, group: ScoredGroup) -> None:
+        if group.advantages is not None:
+            raise ScoredError("advantages are of no use")
+
+    def room(self) -> int:
+        return 42 - len(self.groups)
+
+    def sizes(self) -> list[tuple[int | None, int]]:
+        return [(group.environment, len(group)) for group in self.groups]
+
     def put(self, group: ScoredGroup) -> None:
         self.groups.append(group)
 
 
 def test_a_sink_gets_every_complete_group_at_once_and_environments_need_not_wait() -> None:
     heap = Heap()
-    with AtroposServer(Atropos(heap, limits=LIMITS)) as server:
+    atropos = Atropos(heap, limits=LIMITS, trainer=Registration(**TRAINER))
+    with AtroposServer(atropos) as server:
         client = Client(server.url)
         assert client.post("/register-env", ENVIRONMENT)["status"] == "success"
         for i in range(40):  # more than the queue would hold
@@ -176,7 +187,15 @@ def test_a_sink_gets_every_complete_group_at_once_and_environments_need_not_wait
         assert client.post("/scored_data", group(3, env_id=0)) == {"status": "buffered", "buffer_size": 3}
         assert len(heap.groups) == 40
         assert client.post("/scored_data", group(1, env_id=0)) == {"status": "buffered", "buffer_size": 0}
-    assert [len(one) for one in heap.groups[40:]] == [3, 1]
+        assert [len(one) for one in heap.groups[40:]] == [3, 1]
+        assert client.get("/status")["queue_size"] == 42
+        assert client.ask("POST", "/scored_data", group(4, env_id=0))[0] == 503  # no room: come again
+        heap.groups.clear()
+        assert client.ask("POST", "/scored_data_list", [group(), {**group(), "advantages": [[0.0] * n for n in (2, 3, 4, 2)]}])[0] == 422
+        assert heap.groups == []  # all of a request or nothing
+        client.get("/reset_data")
+    assert atropos.info() == {"batch_size": 8, "max_token_len": 64}  # the trainer is still here
+    assert atropos.status()["current_step"] == 3
 
 
 def test_groups_of_mixed_sizes_are_held_until_they_add_up(started: Client) -> None:
@@ -423,7 +442,7 @@ def test_who_listens_to_others_asks_for_a_token() -> None:
 
 
 def test_what_fails_here_is_said_and_logged_and_the_next_request_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken:
+    class Broken(Heap):
         def put(self, group: ScoredGroup) -> None:
             raise RuntimeError("no room")
 

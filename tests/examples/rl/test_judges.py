@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,14 +100,14 @@ def test_panels_that_cannot_be_are_refused() -> None:
 
 @contextmanager
 def model(replies: Sequence[bytes], status: int = 200) -> Iterator[tuple[str, list[tuple[str, str | None, dict[str, object]]]]]:
-    """A server that answers in turn; gives its url and what it was asked."""
+    """A server that gives the first reply to the right answer, the last to others; gives its url and what it was asked."""
     asked: list[tuple[str, str | None, dict[str, object]]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append((self.path, self.headers["Authorization"], body))
-            reply = replies[(len(asked) - 1) % len(replies)]
+            reply = replies[0 if answer_of(body) == RIGHT else -1]
             self.send_response(status)
             self.send_header("Content-Length", str(len(reply)))
             self.end_headers()
@@ -125,6 +126,11 @@ def model(replies: Sequence[bytes], status: int = 200) -> Iterator[tuple[str, li
             thread.join()
 
 
+def answer_of(body: Any) -> str:
+    """What is to be graded."""
+    return str(json.loads(body["messages"][1]["content"])["answer"])
+
+
 def says(content: object) -> bytes:
     return json.dumps({"id": "x", "choices": [{"index": 0, "message": {"role": "assistant", "content": content}}], "usage": {}}).encode()
 
@@ -132,9 +138,9 @@ def says(content: object) -> bytes:
 def test_a_model_is_asked_once_for_each_text_and_its_grades_are_the_scores() -> None:
     with model([says(" 7.5\n"), says("2")]) as (url, asked):
         assert HttpJudge(url, "grader", token="secret").score(TASK, [RIGHT, WRONG]) == [7.5, 2]
-    path, authorization, body = asked[0]
-    assert (path, authorization, body["model"]) == ("/v1/chat/completions", "Bearer secret", "grader")
-    assert RIGHT in json.dumps(body["messages"])
+    for path, authorization, body in asked:
+        assert (path, authorization, body["model"]) == ("/v1/chat/completions", "Bearer secret", "grader")
+    assert sorted(answer_of(body) == RIGHT for _, _, body in asked) == [False, True]
 
 
 @pytest.mark.parametrize(

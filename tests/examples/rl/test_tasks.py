@@ -65,10 +65,15 @@ def test_wrong_sums_are_every_other_sum_alike_often() -> None:
 def test_environments_are_found_by_name_and_unknown_names_say_what_there_is() -> None:
     assert [environment(env.name) for env in ENVIRONMENTS] == ENVIRONMENTS
     for name in ("chess", "sort-", "sort-x", "sort--1", "", "sort-1", "addition-10"):
-        with pytest.raises(ValueError, match=r"known are addition, sort|digits; choose"):
+        with pytest.raises(ValueError, match=r"known are addition, code, sort, with a size|digits; choose"):
             environment(name)
     with pytest.raises(ValueError, match="'sort' already"):
         tasks.register("sort", lambda size: Sort())
+    with pytest.raises(ValueError, match="does not take the settings"):
+        environment("sort", {"colour": "red"})
+    for name in ("sort:3", "reasoning", "reasoning-3"):
+        with pytest.raises(ValueError, match="reasoning:NAME"):
+            environment(name)
 
 
 PROMPTS = ["18390=", "30089=", "17883="]
