@@ -1,6 +1,6 @@
 """Activation proofs on a real model: what is accepted and refused of honest rollouts and of lies, and what verifying costs.
 
-    thinwire bench verify                      SmolLM2-135M, 384 rollouts of 128 tokens: half an hour of one processor, half of it cached
+    thinwire bench verify                      SmolLM2-135M, 640 rollouts: 35 minutes of one processor, the first time
     thinwire bench verify --cases honest int4
     thinwire bench verify --show
 
@@ -33,7 +33,7 @@ class Options(FileOptions):
 
     cases: tuple[str, ...] = tuple(CASES)
     """What a worker does."""
-    calibration: int = 128
+    calibration: int = 384
     """Honest rollouts that limits are learnt from."""
     rollouts: int = 256
     """Other ones, that are judged."""
