@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VENV36 := .venv36
 
-.PHONY: help setup demo test test-slow test-triton36 fuzz lint format bench bench-kernels chaos build clean
+.PHONY: help setup demo test test-slow test-triton36 fuzz lint format bench bench-kernels chaos rl build clean
 
 help:
 	@echo "make demo           train on 4 workers of this machine, dense and compressed; ends with report.png"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench          loss against bytes on the wire, a table"
 	@echo "make bench-kernels  time of the kernels against the speed of memory and against torch, a table"
 	@echo "make chaos          kill, freeze and cut members of a swarm on this machine, then prove that nothing went wrong"
+	@echo "make rl             reinforcement learning: a trainer, 2 workers and a verifier on this machine; ends with rl.png"
 	@echo "make build          a wheel in dist/"
 	@echo "make clean          remove $(VENV), $(VENV36) and everything built"
 
@@ -77,6 +78,9 @@ bench: $(STAMP)
 
 bench-kernels: $(STAMP)
 	$(BIN)/python -m benchmarks.kernels $(ARGS)
+
+rl: $(STAMP)
+	$(BIN)/python -m examples.rl launch $(ARGS)
 
 chaos: $(STAMP)
 	$(BIN)/thinwire chaos $(ARGS)

@@ -66,7 +66,10 @@ def test_exit_status(suite: Callable[[Callable[[list[str]], None]], None], capsy
     ("words", "said"),
     [
         (["bnech"], "error: there is no command 'bnech'; `thinwire --help` lists them"),
-        (["bench"], "error: give `thinwire bench` one of kernels, collectives, training, utilisation, scaling, swarm, verify, joins, all"),
+        (
+            ["bench"],
+            "error: give `thinwire bench` one of kernels, collectives, training, utilisation, scaling, swarm, rl, verify, joins, all",
+        ),
         (["bench", "nothing"], "error: there is no suite 'nothing'; give `thinwire bench` one of kernels"),
         (["report"], "error: no results given; say `thinwire report FILE_OR_FOLDER -o report.html`"),
     ],

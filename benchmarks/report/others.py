@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.kernels import report as kernels
 from benchmarks.report.page import Row, Section, Table
-from benchmarks.report.words import link_words, said, significant, yes
+from benchmarks.report.words import link_words, percentiles_ms, said, significant, yes
 from benchmarks.suite.record import OK, Made, Record, ResultsError
 
 
@@ -37,14 +37,16 @@ def _made(table: dict[str, Any]) -> Made:
 def section(suite: str, records: Sequence[Record]) -> Section:
     """Any other suite: its numbers as they are."""
     numbers = list(dict.fromkeys(name for record in records for name in record.numbers))
+    spans = list(dict.fromkeys(name for record in records for name in record.seconds))
     checks = list(dict.fromkeys(name for record in records for name in record.checks))
-    headings = ["run", "link", *(name.replace("_", " ") for name in [*numbers, *checks])]
+    headings = ["run", "link", *(name.replace("_", " ") for name in [*numbers, *(f"{span} ms" for span in spans), *checks])]
     rows = [
         Row(
             [
                 record.label or record.key,
                 link_words(record.link),
                 *(significant(record.numbers.get(name)) for name in numbers),
+                *(percentiles_ms(record.seconds.get(name)) for name in spans),
                 *(yes(record.checks.get(name)) for name in checks),
             ],
             "" if record.status == OK else said(record),
@@ -52,6 +54,5 @@ def section(suite: str, records: Sequence[Record]) -> Section:
         )
         for record in records
     ]
-    return Section(
-        suite, suite.capitalize(), "Every number as it was recorded.", [Table(headings, rows, words=2)], [r.made for r in records]
-    )
+    text = "Every number as it was recorded; times are p50 / p95 / p99."
+    return Section(suite, suite.capitalize(), text, [Table(headings, rows, words=2)], [record.made for record in records])

@@ -1,6 +1,7 @@
 """How a newcomer finds the members of a run, is let in or refused, and gets the state; and what a member answers at the door.
 
     hello   {hash of the lines, key}  -> refused: why  |  the state on offer: where it stands, its manifest, who else is a member
+            with a round: that one, which is kept for a while; said again and again while it is fetched
     lines                             -> the settings of the member, so that the newcomer can name the first difference
     fate    {slot, digest}            -> whether that payload counted
 
@@ -21,7 +22,7 @@ from thinwire.comms.door import RefusedError, Snapshot, first_difference
 from thinwire.comms.swarm.access import Access
 from thinwire.comms.swarm.decision import Standing
 from thinwire.comms.swarm.driver import Driver
-from thinwire.comms.swarm.offers import Offers
+from thinwire.comms.swarm.offers import LEASE_S, Offers
 from thinwire.comms.swarm.transfer import MANIFEST_NBYTES, read_manifest, unpack
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, PeerError, Transport
 from thinwire.comms.swarm.view import Key, Slot, number_of
@@ -35,7 +36,7 @@ TOGETHER = 4  # chunks under way
 
 
 class Hello(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """May I come in? `lines` is the sha256 of my settings, `proof` the pass of an invitation, `round` the state that another has named."""
+    """May I come in? `lines` is the sha256 of my settings, `proof` the pass of an invitation, `round` the state that I am about to take."""
 
     lines: bytes
     proof: bytes
@@ -112,10 +113,13 @@ class Doorkeeper:
         members = driver.machine.view.members
         if any(number_of(key) == number_of(peer) and key != peer for key in members):
             return Welcome("its member number is taken by another key: make another key (thinwire keygen)")
-        self._offers.want()
-        offer = self._offers.newest() if hello.round is None else self._offers.at(hello.round)
+        if hello.round is None:
+            self._offers.want()
+        offer = self._offers.newest() if hello.round is None else self._offers.lease(hello.round)
         standing = None if offer is None else driver.machine.standing(Slot(offer.manifest.round))
         if offer is None or standing is None:
+            if offer is not None:
+                self._offers.release(offer.manifest.round)
             return Welcome("")
         others = tuple(Known(key, self.addresses.get(key, ())) for key in members[:64])
         return Welcome("", standing, offer.digest, offer.nbytes, offer.meta, others)
@@ -174,11 +178,14 @@ async def ask_at_doors(
     assert answer.standing is not None
     if len(givers) < 2 and not alone_is_enough and len(set(answer.standing.members) - {transport.key}) > 1:
         return answered
+    held = asyncio.ensure_future(_hold(transport, givers, Hello(hash_of(lines), proof, answer.standing.slot.round)))
     try:
         snapshot = await _download(transport, answer, givers, expected)
     except (PeerError, WireError) as error:
         log.info("the state could not be had (%s): asking again", error)
         return answered
+    finally:
+        held.cancel()
     return Found(snapshot, answer.standing, dict(doors))
 
 
@@ -197,6 +204,13 @@ async def has_counted(transport: Transport, members: Sequence[Key], slot: Slot, 
         if answer in (b"yes", b"no"):
             return answer == b"yes"
     return False
+
+
+async def _hold(transport: Transport, givers: Sequence[Key], hello: Hello) -> None:
+    """Have the givers keep a state for as long as this runs."""
+    while True:
+        await _ask_all(transport, givers, hello)
+        await asyncio.sleep(LEASE_S / 4)
 
 
 async def _download(transport: Transport, answer: Welcome, givers: Sequence[Key], expected: Snapshot) -> Snapshot:

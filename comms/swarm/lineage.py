@@ -96,7 +96,7 @@ class Lineage:
             if self._split != "continue" or any(seat.reachable(key) for key in seat.others):
                 return None
             others = [key for key, peer in seat.peers.items() if peer.up and not peer.elsewhere and key < seat.me]
-            return (3 if others else 2) * timing.bereaved_s  # the lowest key goes first, and the rest follows it
+            return (2 if others else 1.5) * timing.bereaved_s  # the lowest key goes first, and the rest follows it
         if not missing & ~presence.gone_bits:
             return 0.0  # they never come back as who they were
         if self._split != "continue":

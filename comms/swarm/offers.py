@@ -1,23 +1,33 @@
 """The states that this member can give to newcomers: cut into chunks in the background, and only while somebody wants one.
 
-The optimizer offers a `Snapshot` after every round, which costs nothing. While a newcomer has asked within the last half minute, each
-offered state is packed by a thread of its own; the last few are kept, so that members which are a round apart have one in common.
+The optimizer offers a `Snapshot` after every round, which costs nothing. While a newcomer looks for a state, each one that is offered is
+packed by a thread of its own; the last few are kept, so that members which are a round apart have one in common. A newcomer that has found
+one leases it for as long as it takes to come over its link: without that a round would end before its state has arrived, and the next too.
+
+Where rounds follow each other faster than a state is packed, each member would pack what its thread comes to, and no two of them the same.
+So every member packs multiples of a power of two: of two members the rounds of the slower one are among those of the faster one.
 """
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil, log2
 
 import msgspec
 
 from thinwire.comms.door import Snapshot
 from thinwire.comms.swarm.transfer import Manifest, pack
 
-WANTED_S = 30.0
+WANTED_S = 3.0  # a newcomer that looks for a state asks ten times a second
+LEASE_S = 20.0  # without a word of the newcomer
 KEPT = 4
-KEPT_NBYTES = 256 << 20  # beyond it only the newest state is kept
+KEPT_NBYTES = 256 << 20  # beyond it only the newest state is kept, and LEASED
+LEASED = 2  # states that newcomers may hold at a time: later ones get the newest of these
+SPARE = 1.5  # times as long as packing took the last time
+MOST = 1024  # rounds
 
 
 @dataclass(frozen=True)
@@ -37,13 +47,20 @@ class Offers:
     def __init__(self, add: Callable[[bytes], bytes], drop: Callable[[bytes], None]) -> None:
         self._add, self._drop = add, drop
         self._latest: Snapshot | None = None
+        self._came = time.monotonic()  # the latest
+        self._interval_s, self._packing_s = float("inf"), 0.0
         self._wanted_until = 0.0
+        self._leases: dict[int, float] = {}  # rounds, and until when
+        self._lock = threading.Lock()  # of `_packed` and `_leases`
         self._packed: OrderedDict[int, Offer] = OrderedDict()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="thinwire-offer")
         self._busy: Future[None] | None = None
 
     def put(self, snapshot: Snapshot) -> None:
         """The state after a round has been applied; costs nothing unless a newcomer waits."""
+        now = time.monotonic()
+        if self._latest is None or self._latest.round != snapshot.round:
+            self._interval_s, self._came = now - self._came, now
         self._latest = snapshot
         if time.monotonic() < self._wanted_until:
             self._pack_soon()
@@ -55,23 +72,49 @@ class Offers:
 
     def newest(self) -> Offer | None:
         """The newest packed state."""
-        return next(reversed(self._packed.values()), None)
+        with self._lock:
+            return next(reversed(self._packed.values()), None)
 
-    def at(self, round: int) -> Offer | None:
-        """The packed state before `round`, if it is still kept."""
-        return self._packed.get(round)
+    def lease(self, round: int) -> Offer | None:
+        """The packed state before `round`, if it is still kept; it stays for another `LEASE_S`, unless too many are leased."""
+        with self._lock:
+            offer = self._packed.get(round)
+            if offer is not None and (round in self._leases or len(self._leased()) < LEASED):
+                self._leases[round] = time.monotonic() + LEASE_S
+            return offer
+
+    def release(self, round: int) -> None:
+        """Nobody can follow on that state any more: it is of no use."""
+        with self._lock:
+            self._leases.pop(round, None)
+
+    @property
+    def stride(self) -> int:
+        """One in so many rounds is packed: as many as pass meanwhile, and a power of two."""
+        interval_s = max(self._interval_s, time.monotonic() - self._came, 1e-4)  # one that is late is no longer fast
+        rounds = SPARE * self._packing_s / interval_s
+        return 1 << max(0, ceil(log2(max(rounds, 1.0)))) if rounds < MOST else MOST
 
     def close(self) -> None:
         """Wait for the packing thread."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def _leased(self) -> set[int]:
+        now = time.monotonic()
+        self._leases = {round: until for round, until in self._leases.items() if until > now and round in self._packed}
+        return set(self._leases)
+
     def _pack_soon(self) -> None:
         latest = self._latest
-        if latest is None or latest.round in self._packed or (self._busy is not None and not self._busy.done()):
+        if latest is None or latest.round % self.stride or latest.round in self._packed:
             return
-        self._busy = self._pool.submit(self._pack, latest)
+        with self._lock:
+            room = len(self._leased()) < LEASED
+        if room and (self._busy is None or self._busy.done()):
+            self._busy = self._pool.submit(self._pack, latest)
 
     def _pack(self, snapshot: Snapshot) -> None:
+        began = time.monotonic()
         copy = snapshot.copy()
         if copy is None:  # its round is over: the next one is offered soon
             return
@@ -84,14 +127,19 @@ class Offers:
 
         manifest = pack(copy, keep)
         encoded = msgspec.msgpack.encode(manifest)
-        self._packed[snapshot.round] = Offer(manifest, copy.meta, self._add(encoded), len(encoded), tuple(made))
-        self._forget()
+        offer = Offer(manifest, copy.meta, self._add(encoded), len(encoded), tuple(made))
+        self._packing_s = time.monotonic() - began
+        with self._lock:
+            self._packed[snapshot.round] = offer
+            self._forget()
 
     def _forget(self) -> None:
-        while len(self._packed) > 1 and (
-            len(self._packed) > KEPT or sum(offer.manifest.nbytes for offer in self._packed.values()) > KEPT_NBYTES
-        ):
-            _, old = self._packed.popitem(last=False)
+        """Oldest first, but for what is leased and the newest."""
+        leased = self._leased()
+        for round in [round for round in self._packed if round not in leased][:-1]:
+            if len(self._packed) <= KEPT and sum(offer.manifest.nbytes for offer in self._packed.values()) <= KEPT_NBYTES:
+                return
+            old = self._packed.pop(round)
             still = {digest for offer in self._packed.values() for digest in (*offer.chunks, offer.digest)}
             for digest in (*old.chunks, old.digest):
                 if digest not in still:

@@ -66,7 +66,17 @@ def prove(hidden: Tensor) -> tuple[bytes, ...]:
     """
     if hidden.ndim != 2 or hidden.dtype != torch.bfloat16:
         raise ValueError(f"hidden states are {tuple(hidden.shape)} {hidden.dtype}; give (tokens, width) bfloat16")
-    index, bits = _selected([hidden[rows] for rows in cut(*hidden.shape)])
+    return prove_chunks([hidden[rows] for rows in cut(*hidden.shape)])
+
+
+def prove_chunks(chunks: Sequence[Tensor]) -> tuple[bytes, ...]:
+    """A proof for each of `chunks`, `(tokens, width)` bfloat16 as `cut` makes them; many together cost little more than one.
+
+    Raises what `prove` raises.
+    """
+    if not chunks:
+        return ()
+    index, bits = _selected(chunks)
     modulus = _moduli(index)
     coefficients = interpolate(index % modulus[:, None], bits)
     words = torch.cat([modulus[:, None], coefficients], 1).numpy().astype(">u2")

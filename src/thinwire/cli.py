@@ -11,9 +11,8 @@ from types import ModuleType
 
 import thinwire
 
-SUITES = {
-    name: f"benchmarks.{name}.__main__" for name in ("kernels", "collectives", "training", "utilisation", "scaling", "swarm", "verify")
-} | {
+_OWN = ("kernels", "collectives", "training", "utilisation", "scaling", "swarm", "rl", "verify")
+SUITES = {name: f"benchmarks.{name}.__main__" for name in _OWN} | {
     "joins": "benchmarks.swarm.joins",
     "all": "benchmarks.suite.__main__",
 }
@@ -41,6 +40,7 @@ usage: thinwire COMMAND ...
   thinwire bench scaling       bytes and time of a sync for 2, 4, 8, 16 peers
   thinwire bench swarm         a round of a swarm over thin links, against what no protocol beats
   thinwire bench joins         what a newcomer to a swarm costs those that train, 200 times
+  thinwire bench rl            reinforcement learning: stale rollouts, averaged learners, shared rollouts
   thinwire bench verify        what activation proofs accept and refuse on a real model, and what verifying costs
   thinwire bench all           the first five of these (--quick: about 5 minutes, --full: about 70), then the report
   thinwire report RESULTS -o report.html

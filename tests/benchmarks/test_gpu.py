@@ -27,6 +27,7 @@ def run(*words: str, interpret: str = "0") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=gpu.ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 def test_a_dry_run_compares_bits_and_fills_every_row(tmp_path: Path) -> None:
     before, path = gpu.RESULTS.exists(), tmp_path / "gpu.json"
     done = run("--interpret", "--results", str(path))
@@ -48,12 +49,14 @@ def test_a_dry_run_compares_bits_and_fills_every_row(tmp_path: Path) -> None:
     assert gpu.RESULTS.exists() == before
 
 
+@pytest.mark.slow
 def test_a_bit_that_differs_is_found_and_named() -> None:
     done = run("--only", "fp4", "--corrupt", interpret="1")
     assert done.returncode == 1
     assert "DIFFERENT: fp4, rows of trouble: the payload differs from byte" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_there_was_no_time_for_is_named(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     done = run("--interpret", "--budget", "0", "--only", "int4", "--results", str(path))

@@ -45,6 +45,7 @@ def only_row(found: list[dict[str, Any]], *, isa: int = 2, authors: bool = True)
 # The command.
 
 
+@pytest.mark.slow
 def test_the_command_measures_every_row_and_prints_the_table(tmp_path: Path) -> None:
     path = tmp_path / "kernels.json"
     run = [sys.executable, "-m", "benchmarks.kernels", "--quick", "--results", str(path)]

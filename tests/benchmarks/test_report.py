@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.report import stages, training, utilisation, words
+from benchmarks.report import others, stages, training, utilisation, words
 from benchmarks.report.__main__ import Options, main, sections, write
 from benchmarks.report.drawing import COLOURS, styles
 from benchmarks.report.gather import Found, gather
 from benchmarks.report.page import Section, Table, render
-from benchmarks.suite.record import Record, ResultsError, append
+from benchmarks.suite.record import Percentiles, Record, ResultsError, append
 from tests.benchmarks import made_up
 
 KERNELS = Path(__file__).parents[2] / "benchmarks" / "results" / "kernels.json"
@@ -189,6 +189,14 @@ def test_bytes_by_stage_are_of_methods_that_count_them() -> None:
     assert [name for name in found if "DDP" in name] == []
     assert list(found["training: DiLoCo, defaults"]) == ["payload", "ledger", "interface", "wire"]
     assert len([name for name in found if name.startswith("collectives")]) == 2  # the largest size
+
+
+def test_a_suite_without_a_section_of_its_own_shows_numbers_times_and_checks() -> None:
+    took = Percentiles(0.1, 0.15, 0.2, 12)
+    record = made_up.record("chaos", "50 events", seconds={"recovery": took}, numbers={"hangs": 0.0}, checks={"no hangs": True})
+    (table,) = tables(others.section("chaos", [record]))
+    assert [*table.headings[2:]] == ["hangs", "recovery ms", "no hangs"]
+    assert [*table.rows[0].cells[2:]] == ["0.00", "100 / 150 / 200", "yes"]
 
 
 @pytest.mark.parametrize(

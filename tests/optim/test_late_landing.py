@@ -162,7 +162,7 @@ def assert_same_bits(members: Sequence[One]) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(actions=ACTIONS)
 @example(actions=COUNTED_THEN_EXCLUDED)
 def test_bits_and_mass_whatever_the_order(codec: str, actions: list[tuple[str, Any]]) -> None:

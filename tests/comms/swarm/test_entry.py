@@ -1,5 +1,6 @@
 """Coming in: one member that lies keeps nobody out, and where members were is known the next day."""
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ import pytest
 import torch
 
 import thinwire
-from tests.comms.swarm.test_group import Swarm, check
+from tests.comms.swarm.test_group import Member, Swarm, check
 from tests.comms.swarm.test_group import swarm as swarm  # a fixture
 from thinwire.comms.swarm import board
 from thinwire.comms.swarm.addressbook import AddressBook
 from thinwire.comms.swarm.group import SwarmGroup
 from thinwire.comms.swarm.history import read
 from thinwire.comms.swarm.memory import Network
+from thinwire.comms.swarm.offers import KEPT
 
 
 def test_one_member_that_refuses_everybody_keeps_nobody_out(swarm: Swarm) -> None:
@@ -42,6 +44,29 @@ def test_what_members_report_is_what_their_transports_have_counted(swarm: Swarm)
     swarm.stop()
     applied = [event for event in read(swarm.folder) if event.kind == "apply"]
     assert all(event.sent and event.sent_counted for event in applied if len(event.counted) > 1)
+    check(swarm)
+
+
+def test_a_newcomer_on_a_slow_link_gets_the_state_that_it_has_begun_to_take(swarm: Swarm) -> None:
+    first = swarm.add()
+    swarm.add()
+    first.rounds(2, counted=2)
+    slow = Member(swarm, first=False)
+    transport, fetched = slow.group._transport, list[bytes]()
+    fetch = transport.fetch
+
+    async def fetch_slowly(digest: bytes, *others: Any) -> bytes:
+        if slow.group._driver is None:  # payloads come at once, afterwards
+            fetched.append(digest)
+            await asyncio.to_thread(first.rounds, 2 * KEPT)  # by then it would be forgotten
+        return await fetch(digest, *others)
+
+    transport.fetch = fetch_slowly
+    swarm.members.append(slow)
+    slow.future = swarm.pool.submit(slow.train)
+    slow.rounds(2, counted=3)
+    assert len(fetched) == len(set(fetched)) >= 2  # once
+    swarm.stop()
     check(swarm)
 
 

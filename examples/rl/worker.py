@@ -1,0 +1,124 @@
+"""A worker: takes the newest weights, samples groups of the tasks that its key stands for, and sends them, signed.
+
+pull        asks for the newest version before it samples, and waits when its trainer has enough of it: staleness 0
+push_pull   samples with what it has; newer weights come in behind it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+
+import torch
+
+from examples.rl.config import Config
+from examples.rl.events import Events
+from examples.rl.generate import generate
+from examples.rl.messages import GROUP, INLINE_NBYTES, MessageError, Parcel, Receipt
+from examples.rl.network import Network
+from examples.rl.policy import policy
+from examples.rl.proofs import prove
+from examples.rl.rollout import RolloutGroup, seal
+from examples.rl.tasks import environment
+from examples.rl.weights import Follower
+from thinwire.comms.swarm.blobs import Blob
+from thinwire.comms.swarm.transport import Key, PeerError
+
+BATCH = 4  # groups that are sampled together
+WAIT_S = 0.5
+SAY_S = 1.0
+BANNED_S = 5.0  # between attempts of a worker that is
+TRIES = 20  # of a parcel that its trainer is too busy for
+AGAIN = ("busy", "stalled", "ended early", "unreachable", "p2pd is gone", "no answer")
+
+
+class Worker:
+    """One worker of a trainer; `run` samples until the process is to end."""
+
+    def __init__(self, config: Config, network: Network, events: Events, *, trainer: Key) -> None:
+        self.config, self._network, self._events, self._trainer = config, network, events, trainer
+        self.environment = environment(config.task.environment)
+        self.policy = policy(config.task.policy, seed=config.seed)
+        self._weights = Follower(network, config.run, trainer, self.policy.module)
+        self._generator = torch.Generator().manual_seed(int.from_bytes(network.identity.key[:7], "little"))
+        self._version, self._next, self._sha256 = 0, 0, b""
+        self.answers: Counter[str] = Counter()
+        self._said = float("-inf")
+
+    def run(self) -> None:
+        """Sample and send, until nobody listens to this process any more."""
+        try:
+            while self._events.alive:
+                wanted = self._refresh() and self._round()
+                if not wanted:  # enough for now: newer weights will want more
+                    self._weights.wait(self._version, WAIT_S)
+                self._say()
+        finally:
+            self._weights.close()
+
+    def _refresh(self) -> bool:
+        """Take newer weights if there are any; whether there are some at all."""
+        if self.config.train.mode == "pull":
+            self._weights.ask()
+        newest = self._weights.newest()
+        if newest is not None and newest.number > self._version:
+            newest.load_into(self.policy.module)
+            self._version, self._next, self._sha256 = newest.number, 0, newest.sha256
+        return self._version > 0
+
+    def _round(self) -> bool:
+        """Sample some groups and send them; whether more of this version are wanted."""
+        task, wanted = self.config.task, True
+        groups = generate(
+            self.policy,
+            self.environment,
+            run=self.config.run,
+            worker=self._network.identity.key,
+            version=self._version,
+            numbers=range(self._next, self._next + BATCH),
+            completions=self.config.train.completions,
+            max_new=task.max_new_tokens,
+            temperature=task.temperature,
+            generator=self._generator,
+        )
+        self._next += BATCH
+        for group in groups:
+            group = prove(group, self.policy, self._sha256, proofs=self.config.verify.proofs)
+            receipt = self._send(group)
+            wanted = receipt is not None and receipt.wanted
+        return wanted
+
+    def _send(self, group: RolloutGroup) -> Receipt | None:
+        """The trainer's answer; None when it could not be had."""
+        data = seal(group, self._network.identity)
+        parcel = self._parcel(data)
+        for _ in range(TRIES):
+            try:
+                receipt = Receipt.decode(self._network.ask(self._trainer, GROUP, parcel.encode()))
+            except (PeerError, MessageError) as error:
+                self.answers[getattr(error, "reason", "no answer")] += 1
+                receipt = None
+            if receipt is not None and receipt.reason == "banned":
+                self._weights.wait(self._version + 1000, BANNED_S)
+            if receipt is not None and receipt.reason not in AGAIN:
+                self.answers[receipt.reason or "accepted"] += 1
+                return receipt
+            if not self._events.alive:
+                return None
+            self._weights.wait(self._version, WAIT_S)
+        return None
+
+    def _parcel(self, data: bytes) -> Parcel:
+        if len(data) <= INLINE_NBYTES:
+            return Parcel(data)
+        blob = Blob(hashlib.sha256(data).digest(), data)
+        self._network.loop.call(self._network.transport.blobs.put, blob)
+        return Parcel(b"", blob.digest, blob.nbytes)
+
+    def _say(self) -> None:
+        if time.monotonic() - self._said > SAY_S:
+            self._said = time.monotonic()
+            transport = self._network.transport
+            told = {"sent": transport.sent_nbytes, "received": transport.received_nbytes}
+            self._events.say("groups", version=self._version, answers=dict(self.answers), refused=dict(self._weights.refused), **told)
