@@ -127,7 +127,7 @@ def table(records: Sequence[Record]) -> Table:
         "CPU s",
     ):
         made.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=True)
-    for label, group in by_label(records).items():
+    for label, group in grouped(records, "label").items():
         ends = [1 - each.curve[-1].loss for each in group]
         made.add_row(
             label,
@@ -145,10 +145,7 @@ def table(records: Sequence[Record]) -> Table:
 
 def verdicts(records: Sequence[Record]) -> list[str]:
     """What had to hold, one line each."""
-    groups: dict[str, list[Record]] = {}
-    for each in records:
-        if each.status == OK:
-            groups.setdefault(each.method, []).append(each)
+    groups = grouped(records, "method")
     medians = {
         method: {
             int(name.removeprefix("accuracy_")): median(each.numbers[name] or 0.0 for each in group if name in each.numbers)
@@ -162,12 +159,12 @@ def verdicts(records: Sequence[Record]) -> list[str]:
     return [f"{'yes' if held else 'NO '}  {claim}" for claim, held in found.items()]
 
 
-def by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Those that were measured."""
+def grouped(records: Sequence[Record], name: str) -> dict[str, list[Record]]:
+    """Those that were measured, by a field."""
     found: dict[str, list[Record]] = {}
     for each in records:
         if each.status == OK:
-            found.setdefault(each.label, []).append(each)
+            found.setdefault(getattr(each, name), []).append(each)
     return found
 
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from thinwire.comms.whole import write_whole
+
 MAX_ADDRESSES = 32  # of a run
 MAX_RUNS = 64
 _MAX_FILE_NBYTES = 1 << 20
@@ -33,14 +35,9 @@ class AddressBook:
         known = [*dict.fromkeys([*addresses, *book.pop(run, [])])][:MAX_ADDRESSES]
         runs = {run: known, **book}
         text = json.dumps(dict(list(runs.items())[:MAX_RUNS]), indent=1)
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
+        with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            draft.write_text(text)
-            os.replace(draft, self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                draft.unlink()
+            write_whole(self.path, text.encode())
 
     def _read(self) -> dict[str, list[str]]:
         try:

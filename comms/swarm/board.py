@@ -36,6 +36,23 @@ class Notice:
     addresses: tuple[str, ...]
 
 
+def write_notice(word: str, addresses: Iterable[str]) -> bytes:
+    """A record for the board: a word, and as many addresses as there is room for."""
+    record = word.encode()
+    for address in addresses:
+        longer = record + b"\n" + address.encode()
+        if len(longer) > MAX_RECORD_NBYTES - 128:
+            break
+        record = longer
+    return record
+
+
+def read_notice(record: bytes) -> tuple[str, tuple[str, ...]]:
+    """The word and the addresses of a record, whoever has written it."""
+    word, *addresses = record.decode(errors="replace").split("\n")
+    return word, tuple(addresses)
+
+
 class Board:
     """The notice board of one run as one member sees it; `book` keeps where its members were."""
 
@@ -59,12 +76,7 @@ class Board:
 
     async def announce(self, *, member: bool = True) -> None:
         """Let others find this member for the next minute; or say that this process would found the run."""
-        record = b"member" if member else b"founding"
-        for address in self._transport.addresses():
-            longer = record + b"\n" + address.encode()
-            if len(longer) > MAX_RECORD_NBYTES - 128:
-                break
-            record = longer
+        record = write_notice("member" if member else "founding", self._transport.addresses())
         try:
             await self._transport.announce(self._run_id, record)
         except PeerError as error:
@@ -77,8 +89,8 @@ class Board:
         except PeerError as error:
             log.debug("notice board: %s", error)
             return {}
-        lines = {key: record.decode(errors="replace").split("\n") for key, record in records.items() if key != self._transport.key}
-        return {key: Notice(first == "member", tuple(rest)) for key, (first, *rest) in lines.items()}
+        read = {key: read_notice(record) for key, record in records.items() if key != self._transport.key}
+        return {key: Notice(word == "member", addresses) for key, (word, addresses) in read.items()}
 
     async def keep(self, lines: Callable[[], Sequence[str] | None]) -> None:
         """Stay announced, and meet those who have founded the same run elsewhere; `lines` are None before this member has entered."""

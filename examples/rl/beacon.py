@@ -6,7 +6,6 @@ that does not trust its trainer takes `thinwire.comms.verify.HashChainBeacon` wi
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 
@@ -23,7 +22,7 @@ class Ticker:
 
     def __init__(self, run: str, *, tick_s: float = TICK_S, links: int = LINKS) -> None:
         self._chain, self._tick_s, self._links = HashChain(run.encode(), links), tick_s, links
-        self._began, self._lock, self._shown = time.monotonic(), threading.Lock(), 0
+        self._began = time.monotonic()
 
     @property
     def anchor(self) -> bytes:
@@ -31,9 +30,7 @@ class Ticker:
 
     def now(self) -> int:
         """The last tick whose link is shown."""
-        with self._lock:
-            self._shown = max(self._shown, min(int((time.monotonic() - self._began) / self._tick_s), self._links))
-            return self._shown
+        return min(int((time.monotonic() - self._began) / self._tick_s), self._links)
 
     def next_round(self) -> int:
         """The first round that nobody can know of yet."""

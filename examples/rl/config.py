@@ -54,7 +54,6 @@ class Train(Table):
     clip_low: float = 0.2
     clip_high: float = 0.28
     clip_ratio: float = 4.0
-    kl: float = 0.0
     own_groups: int = 0
     """Of an update's groups, those that this learner samples itself."""
     foreign_groups: int = 0

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 from examples.rl.beacon import Ticker
-from examples.rl.messages import MAX_LISTED, PENDING, VERDICT, Look, MessageError, Sample, Samples, Verdict
+from examples.rl.messages import MAX_LISTED, PENDING, VERDICT, Look, Sample, Samples, Verdict
 from examples.rl.network import Network
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.transport import Key, PeerError
@@ -46,32 +46,28 @@ class Docket:
             self._network.loop.call(self._put, Blob(digest, data), worker)
 
     def _put(self, blob: Blob, worker: Key) -> None:
-        self._network.transport.blobs.put(blob)
+        if blob.digest in self._open:
+            return
+        self._network.hold(blob)
         self._open[blob.digest] = (Sample(blob.digest, blob.nbytes, worker, self._ticker.next_round()), set())
         while len(self._open) > KEPT:
             self._close(next(iter(self._open)))
 
     def _close(self, digest: bytes) -> None:
         del self._open[digest]
-        self._network.transport.blobs.drop(digest)
+        self._network.release(digest)
 
     async def _list(self, peer: Key, request: bytes) -> bytes:
         if peer not in self._verifiers:
             raise PeerError("refused", "only the verifiers of this run are told")
-        try:
-            look = Look.decode(request)
-        except MessageError as error:
-            raise PeerError("garbage", str(error)) from None
+        look = Look.decode(request)
         waiting = [sample for sample, spoken in self._open.values() if peer not in spoken]
         return Samples(tuple(waiting[:MAX_LISTED]), self._ticker.anchor, self._ticker.links(max(0, look.tick))).encode()
 
     async def _hear(self, peer: Key, request: bytes) -> bytes:
         if peer not in self._verifiers:
             raise PeerError("refused", "only the verifiers of this run are heard")
-        try:
-            verdict = Verdict.decode(request)
-        except MessageError as error:
-            raise PeerError("garbage", str(error)) from None
+        verdict = Verdict.decode(request)
         sample, spoken = self._open.get(verdict.digest, (None, set()))
         if sample is not None and peer not in spoken:
             spoken.add(peer)

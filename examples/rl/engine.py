@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from msgspec import Struct
 
-from examples.rl.policy import Sample, Tokenizer, check_sampling
+from examples.rl.policy import Sample, Tokenizer, by_prompt, check_sampling
 
 MAX_NBYTES = 256 << 20  # of an answer
 
@@ -108,8 +108,7 @@ class Engine:
             raise EngineError(f"the engine's answer is not that of /v1/completions: {error}") from None
         if sorted(choice.index for choice in choices) != list(range(len(prompts) * count)):
             raise EngineError(f"{len(choices)} completions for {len(prompts)} prompts, {count} each")
-        every = [self._sample(choice, max_new) for choice in sorted(choices, key=lambda choice: choice.index)]
-        return [every[start : start + count] for start in range(0, len(every), count)]
+        return by_prompt([self._sample(choice, max_new) for choice in sorted(choices, key=lambda choice: choice.index)], count)
 
     def _post(self, body: bytes) -> bytes:
         connection = self._connect(self._host, self._port, timeout=self._timeout_s)

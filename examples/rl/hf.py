@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from examples.rl.policy import Sample, Scored, aligned, check_sampling, cut, draw, padded, scored, vocabulary_digest
+from examples.rl.policy import Sample, Scored, aligned, check_sampling, padded, sampled, scored, vocabulary_digest
 
 
 class Vocabulary:
@@ -89,11 +89,12 @@ class Transformers:
     ) -> list[list[Sample]]:
         check_sampling(prompts, count, max_new, temperature)
         tokens, real = (each.repeat_interleave(count, 0).to(self.device) for each in aligned(prompts))
-        ids: list[Tensor] = []
-        logprobs: list[Tensor] = []
-        ended = torch.zeros(len(real), dtype=torch.bool, device=self.device)
         past: Any = None
-        for _ in range(max_new):
+
+        def following(drawn: Tensor | None) -> Tensor:
+            nonlocal tokens, real, past
+            if drawn is not None:
+                tokens, real = drawn[:, None], torch.cat([real, torch.ones_like(real[:, :1])], dim=1)
             told = self.module(
                 input_ids=tokens,
                 attention_mask=real.long(),
@@ -103,15 +104,10 @@ class Transformers:
                 logits_to_keep=1,
             )
             past = told.past_key_values
-            drawn, likely = draw(told.logits[:, -1], temperature=temperature, generator=generator)
-            ids.append(drawn)
-            logprobs.append(likely)
-            ended |= drawn == self.tokenizer.end
-            if bool(ended.all()):
-                break
-            tokens, real = drawn[:, None], torch.cat([real, torch.ones_like(real[:, :1])], dim=1)
-        every = [cut(row, likely, self.tokenizer) for row, likely in zip(torch.stack(ids, 1), torch.stack(logprobs, 1), strict=True)]
-        return [every[start : start + count] for start in range(0, len(every), count)]
+            logits: Tensor = told.logits[:, -1]
+            return logits
+
+        return sampled(following, tokenizer=self.tokenizer, count=count, max_new=max_new, temperature=temperature, generator=generator)
 
 
 def positions(real: Tensor) -> Tensor:

@@ -27,13 +27,12 @@ log = logging.getLogger("thinwire")
 MAX_WAITING = 64  # parcels
 MAX_PEER_WAITING = 8
 ANSWERS = 4096
-KEPT = 256  # peers whose counts are kept
 
 
 class Store(Protocol):
     """Where good groups go."""
 
-    def put(self, checked: Checked, *, digest: bytes) -> str | None:
+    def put(self, checked: Checked) -> str | None:
         """Why it is not wanted, or None."""
         ...
 
@@ -63,18 +62,15 @@ class Intake:
         self._waiting: Counter[Key] = Counter()
         self._answers: OrderedDict[bytes, str] = OrderedDict()
         self.refused: Counter[str] = Counter()
-        self.accepted = 0
-        self.workers: OrderedDict[Key, Counter[str]] = OrderedDict()  # what each has had accepted and refused, for the live view
 
     async def answer(self, peer: Key, request: bytes) -> bytes:
         """The handler of the question `GROUP`."""
         try:
             reason = await self._take(peer, request)
-        except RolloutError as error:
+        except (RolloutError, PeerError) as error:
             reason = error.reason
-        except PeerError as error:
-            reason = error.reason
-        self._note(peer, reason)
+        if reason:
+            self.refused[reason] += 1
         return Receipt(not reason, reason, self._head(), self._store.wants()).encode()
 
     def close(self) -> None:
@@ -128,19 +124,10 @@ class Intake:
         except RolloutError as error:
             self._reputation.refused(group.worker, error.reason)
             raise
-        unwanted = self._store.put(checked, digest=digest)
+        unwanted = self._store.put(checked)
         if unwanted:
             return unwanted
         self._on_accepted(data, digest, checked)
         self._reputation.accepted(group.worker)
         self._reputation.false_rewards(group.worker, checked.false_rewards)
         return ""
-
-    def _note(self, peer: Key, reason: str) -> None:
-        if reason:
-            self.refused[reason] += 1
-        else:
-            self.accepted += 1
-        if peer not in self.workers and len(self.workers) >= KEPT:
-            self.workers.popitem(last=False)
-        self.workers.setdefault(peer, Counter())[reason or "accepted"] += 1

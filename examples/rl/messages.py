@@ -7,14 +7,19 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from thinwire.comms.swarm.transport import PeerError
+
 GROUP, PENDING, VERDICT, SHARED, LEARNERS = "rl/group", "rl/pending", "rl/verdict", "rl/shared", "rl/learners"
 INLINE_NBYTES = 48 << 10  # a sealed group above it is fetched
 MAX_LISTED = 64
 S = TypeVar("S", bound="Message")
 
 
-class MessageError(ValueError):
+class MessageError(PeerError):
     """Bytes that are no such message."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("garbage", detail)
 
 
 class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

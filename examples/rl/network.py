@@ -10,14 +10,17 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Literal
 
+from thinwire.comms.swarm.blobs import Blob
+from thinwire.comms.swarm.board import read_notice, write_notice
 from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.loop import LoopThread
 from thinwire.comms.swarm.p2pd import key_in
-from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, MAX_RECORD_NBYTES, Key, PeerError, Transport
+from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Transport
 
 log = logging.getLogger("thinwire")
 
@@ -49,6 +52,7 @@ class Network:
         self.loop = LoopThread(f"thinwire-rl-{role}")
         self.transport = transport(identity) if transport else self._node()
         self._roles: dict[Key, Role] = {}
+        self._held: Counter[bytes] = Counter()  # what several parts of a process give to others
         self._up = threading.Condition()
         self._task: asyncio.Task[None] | None = None
         self.transport.on_up = self.transport.on_down = self._turned
@@ -106,14 +110,8 @@ class Network:
             await asyncio.sleep(LOOK_AGAIN_S if self._roles else LOOK_S)
 
     async def _announce(self) -> None:
-        record = self.role.encode()
-        for address in self.transport.addresses():
-            longer = record + b"\n" + address.encode()
-            if len(longer) > MAX_RECORD_NBYTES - 128:
-                break
-            record = longer
         try:
-            await self.transport.announce(self._board, record)
+            await self.transport.announce(self._board, write_notice(self.role, self.transport.addresses()))
         except PeerError as error:
             log.debug("notice board: %s", error)
 
@@ -124,7 +122,7 @@ class Network:
             log.debug("notice board: %s", error)
             return
         for key, record in list(records.items())[:MAX_PEERS]:
-            role, *addresses = record.decode(errors="replace").split("\n")
+            role, addresses = read_notice(record)
             if key == self.identity.key or role not in ROLES:
                 continue
             if key not in self._roles and len(self._roles) < MAX_PEERS:
@@ -142,6 +140,18 @@ class Network:
     def serve(self, name: str, handler: Handler) -> None:
         """Answer the question `name`; the handler runs in the event loop and must not block it."""
         self.transport.serve[name] = handler
+
+    def hold(self, blob: Blob) -> None:
+        """Let others fetch it until as many `release` it as have held it; in the event loop."""
+        self._held[blob.digest] += 1
+        self.transport.blobs.put(blob)
+
+    def release(self, digest: bytes) -> None:
+        """One of those that held it needs it no more; in the event loop."""
+        self._held[digest] -= 1
+        if self._held[digest] <= 0:
+            del self._held[digest]
+            self.transport.blobs.drop(digest)
 
     def peers(self, role: Role) -> list[Key]:
         """Who has that role and can be reached now."""

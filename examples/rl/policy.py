@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -129,6 +129,37 @@ def draw(logits: Tensor, *, temperature: float, generator: torch.Generator | Non
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     tokens = torch.multinomial(logprobs.exp(), 1, generator=generator)
     return tokens[:, 0], logprobs.gather(1, tokens)[:, 0].clamp(max=0.0)
+
+
+def sampled(
+    following: Callable[[Tensor | None], Tensor],
+    *,
+    tokenizer: Tokenizer,
+    count: int,
+    max_new: int,
+    temperature: float,
+    generator: torch.Generator | None,
+) -> list[list[Sample]]:
+    """Draw until all rows have ended or are `max_new` long, `count` rows a prompt.
+
+    `following(tokens)` are the logits `(n, vocabulary)` after tokens `(n,)`; at first, after None, those behind the prompts.
+    """
+    ids: list[Tensor] = []
+    logprobs: list[Tensor] = []
+    drawn: Tensor | None = None
+    ended: Tensor | None = None
+    while len(ids) < max_new and (ended is None or not bool(ended.all())):
+        drawn, likely = draw(following(drawn), temperature=temperature, generator=generator)
+        ids.append(drawn)
+        logprobs.append(likely)
+        ended = drawn == tokenizer.end if ended is None else ended | (drawn == tokenizer.end)
+    rows = zip(torch.stack(ids, 1), torch.stack(logprobs, 1), strict=True)
+    return by_prompt([cut(row, likely, tokenizer) for row, likely in rows], count)
+
+
+def by_prompt(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
+    """`count` of each prompt, one prompt after the other."""
+    return [list(samples[start : start + count]) for start in range(0, len(samples), count)]
 
 
 def scored(logits: Tensor, targets: Tensor, mask: Tensor, *, temperature: float) -> Scored:

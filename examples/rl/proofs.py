@@ -6,17 +6,16 @@ A group is proved as a whole: the chunks of all its completions in one row, of w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 
-from examples.rl.checks import drift
+from examples.rl.checks import check_drift
 from examples.rl.policy import Policy
-from examples.rl.rollout import Completion, RolloutGroup
+from examples.rl.rollout import Completion, RolloutError, RolloutGroup
 from thinwire.comms.verify.activations import PROOF_NBYTES, UnprovableError, cut, prove_chunks
 from thinwire.comms.verify.challenge import Challenge, Rollout, commitment
 from thinwire.comms.verify.thresholds import Limit, Thresholds, check
@@ -29,20 +28,12 @@ THRESHOLDS = Thresholds(
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Of one group; `reason` is empty when all was well."""
-
-    reason: str = ""
-    detail: str = ""
-
-
 def prove(group: RolloutGroup, policy: Policy, weights_sha256: bytes, *, proofs: bool = True) -> RolloutGroup:
     """The group with its proofs and the commitment to all of it; completions that are too short to prove have none."""
     if not proofs:
         return msgspec.structs.replace(group, commitment=committed(group, weights_sha256))
-    states = _all_states(group, policy)
-    chunks = [[own[rows] for rows in _cut(own)] for own in states]
+    states = _states(group, group.completions, policy)
+    chunks = [[own[rows] for rows in _cut(*own.shape)] for own in states]
     made_proofs = iter(prove_chunks([chunk for each in chunks for chunk in each]))
     proved = [
         msgspec.structs.replace(one, proof=b"".join(next(made_proofs) for _ in each))
@@ -72,34 +63,35 @@ def examine(
     temperature: float,
     proofs: bool = True,
     thresholds: Thresholds = THRESHOLDS,
-) -> Finding:
-    """One prefill of what the challenge draws: are proofs (in a run that has them) and log-probs those of `policy`, with its weights?"""
+) -> None:
+    """One prefill of what the challenge draws: are proofs (in a run that has them) and log-probs those of `policy`, with its weights?
+
+    Raises `RolloutError` when they are not.
+    """
     if len(group.commitment) != 32:
-        return Finding("no proof", "the group commits to nothing")
+        raise RolloutError("no proof", "the group commits to nothing")
     try:
         opened = committed(group, weights_sha256)
     except (ValueError, TypeError) as error:
-        return Finding("malformed", str(error))
+        raise RolloutError("malformed", str(error)) from None
     if opened != group.commitment:
-        return Finding("commitment", "tokens, log-probs, proofs or weights are not those that it commits to")
-    chunks = [(one, rows, proof) for one in group.completions for rows, proof in _chunks(one, policy)]
+        raise RolloutError("commitment", "tokens, log-probs, proofs or weights are not those that it commits to")
+    width = int(policy.hidden(torch.zeros(1, 1, dtype=torch.int64)).shape[-1])
+    chunks = [(i, rows, proof) for i, one in enumerate(group.completions) for rows, proof in _chunks(one, width)]
     if proofs and any(len(proof) != PROOF_NBYTES for _, _, proof in chunks):
-        return Finding("no proof", "a completion without the proofs of its length")
+        raise RolloutError("no proof", "a completion without the proofs of its length")
     drawn = Challenge.draw(randomness, group.commitment, group.worker, chunks=len(chunks), count=DRAWN)
     chosen = [chunks[i] for i in drawn.chunks]
-    if not chosen:
-        return Finding()
-    if proofs:
-        states = [_states(group, one, policy)[rows] for one, rows, _ in chosen]
-        verdict = check([proof for _, _, proof in chosen], states, thresholds)
+    looked_at = {i: group.completions[i] for i, _, _ in chosen}  # each once, however many of its chunks are drawn
+    if proofs and chosen:
+        states = dict(zip(looked_at, _states(group, list(looked_at.values()), policy), strict=True))
+        verdict = check([proof for _, _, proof in chosen], [states[i][rows] for i, rows, _ in chosen], thresholds)
         if not verdict.accepted:
-            return Finding(verdict.reason, verdict.told)
-    for one, _, _ in chosen:
-        own = policy.logprobs([group.prompt_tokens.tolist()], [one.tokens.tolist()], temperature=temperature).logprobs[0]
-        nats = drift(one.behaviour, own.detach().cpu().numpy())
-        if nats > drift_nats:
-            return Finding("drift", f"log-probs are {nats:.2f} nats off on average, at most {drift_nats}")
-    return Finding()
+            raise RolloutError(verdict.reason, verdict.told)
+    for one in looked_at.values():
+        with torch.no_grad():
+            own = policy.logprobs([group.prompt_tokens.tolist()], [one.tokens.tolist()], temperature=temperature).logprobs[0]
+        check_drift(one.behaviour, own.cpu().numpy(), drift_nats)
 
 
 def thresholds_from(extra: Mapping[str, Any]) -> Thresholds:
@@ -108,46 +100,35 @@ def thresholds_from(extra: Mapping[str, Any]) -> Thresholds:
     return Thresholds.from_dict(told) if told else THRESHOLDS
 
 
-def _cut(states: Tensor) -> tuple[slice, ...]:
+def _cut(tokens: int, width: int) -> tuple[slice, ...]:
+    """As `cut`; nothing of what is too short to prove."""
     try:
-        return cut(*states.shape)
+        return cut(tokens, width)
     except UnprovableError:
         return ()
 
 
-def _all_states(group: RolloutGroup, policy: Policy) -> list[Tensor]:
-    """Of every completion; those of one length in one prefill."""
+def _states(group: RolloutGroup, completions: Sequence[Completion], policy: Policy) -> list[Tensor]:
+    """Of each completion `(tokens, width)` bfloat16: row i after token i was read. Those of one length in one prefill."""
+    prompt = group.prompt_tokens.tolist()
     found: dict[int, Tensor] = {}
-    for length in {len(one.tokens) for one in group.completions}:
-        rows = [i for i, one in enumerate(group.completions) if len(one.tokens) == length]
-        tokens = torch.tensor([[*group.prompt_tokens.tolist(), *group.completions[i].tokens.tolist()] for i in rows])
-        states = policy.hidden(tokens)[:, len(group.prompt_tokens) :].to(torch.bfloat16).cpu()
+    for length in {len(one.tokens) for one in completions}:
+        rows = [i for i, one in enumerate(completions) if len(one.tokens) == length]
+        tokens = torch.tensor([[*prompt, *completions[i].tokens.tolist()] for i in rows])
+        states = policy.hidden(tokens)[:, len(prompt) :].to(torch.bfloat16).cpu()
         found |= dict(zip(rows, states, strict=True))
-    return [found[i] for i in range(len(group.completions))]
+    return [found[i] for i in range(len(completions))]
 
 
-def _states(group: RolloutGroup, one: Completion, policy: Policy) -> Tensor:
-    """`(tokens of the completion, width)` bfloat16: row i after token i was read."""
-    tokens = torch.tensor([[*group.prompt_tokens.tolist(), *one.tokens.tolist()]])
-    return policy.hidden(tokens)[0, len(group.prompt_tokens) :].to(torch.bfloat16).cpu()
-
-
-def _chunks(one: Completion, policy: Policy) -> list[tuple[slice, bytes]]:
+def _chunks(one: Completion, width: int) -> list[tuple[slice, bytes]]:
     """The rows of each chunk of a completion and the proof of it, empty where there is none."""
-    try:
-        rows = cut(len(one.tokens), _width(policy))
-    except UnprovableError:
-        return []
+    rows = _cut(len(one.tokens), width)
     proofs = [*_split(one.proof), *[b""] * len(rows)]
     return [*zip(rows, proofs, strict=False)]
 
 
 def _split(proof: bytes) -> list[bytes]:
     return [proof[at : at + PROOF_NBYTES] for at in range(0, len(proof), PROOF_NBYTES)]
-
-
-def _width(policy: Policy) -> int:
-    return int(policy.hidden(torch.zeros(1, 1, dtype=torch.int64)).shape[-1])
 
 
 def published(thresholds: Thresholds = THRESHOLDS) -> dict[str, Any]:

@@ -14,7 +14,6 @@ same key costs its owner as much as a new one.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from examples.rl.checks import REASONS
+from thinwire.comms.whole import write_whole
 
 KEY_NBYTES = 32
 MAX_BAN_S = 30 * 24 * 3600.0
@@ -182,10 +182,4 @@ class Reputation:
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all."""
-        path = Path(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            draft.write_bytes(self.to_bytes())
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_whole(Path(path), self.to_bytes())

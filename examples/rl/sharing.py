@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from examples.rl.checks import Checked, Checks
-from examples.rl.messages import MAX_LISTED, SHARED, MessageError, Sample, Samples
+from examples.rl.messages import MAX_LISTED, SHARED, Sample, Samples
 from examples.rl.network import Network
 from examples.rl.rollout import LIMITS, Limits, RolloutError, unseal
 from thinwire.comms.swarm.blobs import Blob
@@ -62,11 +62,13 @@ class Sharing:
             self._thread.join(15.0)
 
     def _put(self, blob: Blob, worker: Key) -> None:
-        self._network.transport.blobs.put(blob)
+        if blob.digest in self._offered:
+            return
+        self._network.hold(blob)
         self._offered[blob.digest] = Sample(blob.digest, blob.nbytes, worker, 0)
         while len(self._offered) > KEPT:
             digest, _ = self._offered.popitem(last=False)
-            self._network.transport.blobs.drop(digest)
+            self._network.release(digest)
 
     async def _list(self, peer: Key, request: bytes) -> bytes:
         return Samples(tuple(self._offered.values())[-MAX_LISTED:]).encode()
@@ -76,7 +78,7 @@ class Sharing:
             for learner in self._network.peers("trainer"):
                 try:
                     self._collect_from(learner)
-                except (PeerError, MessageError) as error:
+                except PeerError as error:
                     log.debug("learner %s: %s", learner.hex()[:8], error)
 
     def _collect_from(self, learner: Key) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from examples.rl.policy import Sample, Scored, aligned, check_sampling, cut, draw, padded, scored, vocabulary_digest
+from examples.rl.policy import Sample, Scored, aligned, check_sampling, padded, sampled, scored, vocabulary_digest
 
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 THETA = 10_000.0  # RoFormer, arXiv:2104.09864
@@ -175,20 +175,15 @@ class Tiny:
         hidden = self.module.hidden(tokens, None if whole else real, cache)[:, -1]
         cache = [(k.repeat_interleave(count, 0), v.repeat_interleave(count, 0)) for k, v in cache]
         hidden, real = hidden.repeat_interleave(count, 0), real.repeat_interleave(count, 0)
-        ids: list[Tensor] = []
-        logprobs: list[Tensor] = []
-        ended = torch.zeros(len(real), dtype=torch.bool)
-        for _ in range(max_new):
-            drawn, likely = draw(self.module.logits(hidden), temperature=temperature, generator=generator)
-            ids.append(drawn)
-            logprobs.append(likely)
-            ended |= drawn == self.tokenizer.end
-            if bool(ended.all()) or len(ids) == max_new:
-                break
-            real = torch.cat([real, torch.ones(len(real), 1, dtype=torch.bool)], dim=1)
-            hidden = self.module.hidden(drawn[:, None], None if whole else real, cache)[:, -1]
-        every = [cut(row, likely, self.tokenizer) for row, likely in zip(torch.stack(ids, 1), torch.stack(logprobs, 1), strict=True)]
-        return [every[start : start + count] for start in range(0, len(every), count)]
+
+        def following(drawn: Tensor | None) -> Tensor:
+            nonlocal hidden, real
+            if drawn is not None:
+                real = torch.cat([real, torch.ones(len(real), 1, dtype=torch.bool)], dim=1)
+                hidden = self.module.hidden(drawn[:, None], None if whole else real, cache)[:, -1]
+            return self.module.logits(hidden)
+
+        return sampled(following, tokenizer=self.tokenizer, count=count, max_new=max_new, temperature=temperature, generator=generator)
 
 
 def weights_sha256(module: nn.Module) -> str:

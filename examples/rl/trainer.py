@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,17 +44,11 @@ from examples.rl.tasks import environment
 from examples.rl.warmup import Warmup, warm_up
 from thinwire.comms.publish import Publisher, PublisherThread
 from thinwire.comms.swarm.transport import Key
+from thinwire.comms.whole import write_whole
 
 BETAS = (0.9, 0.95)
 LOOK_S = 0.5  # between looks at whether this process is to end
 FOREIGN_S = 5.0  # of waiting for foreign groups: a learner that is alone goes on alone
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """The whole file or the one that was there before."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_bytes(data)
-    os.replace(draft, path)
 
 
 class Stopped(Exception):
@@ -98,7 +91,7 @@ class Trainer:
 
     # -- what the intake asks ----------------------------------------------------------------------------------------------------------
 
-    def put(self, checked: Checked, *, digest: bytes) -> str | None:
+    def put(self, checked: Checked) -> str | None:
         """Hold a group for training, with the rewards that were computed here."""
         try:
             self.buffer.put(msgspec.structs.replace(checked.group, rewards=checked.rewards))
@@ -167,14 +160,14 @@ class Trainer:
         """Go on from the checkpoint, or warm up."""
         config = self.config
         if not self._resumed:
-            options = Warmup(steps=config.warmup.steps, batch=config.warmup.batch, lr=config.warmup.lr, right=config.warmup.right)
-            warm_up(self.policy, self.environment, seed=config.seed, options=options)
-            self._events.say("warm", steps=options.steps)
+            start = Warmup(**msgspec.structs.asdict(config.warmup))
+            warm_up(self.policy, self.environment, seed=config.seed, options=start)
+            self._events.say("warm", steps=start.steps)
         first = self.progress.version + 1
         publisher = Publisher(self._network.transport, config.run, identity=self._network.identity, first_version=first)
         self._publisher = PublisherThread(publisher, self._network.loop)
         train = config.train
-        options = GRPO(clip_low=train.clip_low, clip_high=train.clip_high, delta=train.clip_ratio, kl=train.kl)
+        options = GRPO(clip_low=train.clip_low, clip_high=train.clip_high, delta=train.clip_ratio)
         return Learner(self.policy, self.optimizer, options=options, temperature=config.task.temperature)
 
     def _gather(self) -> Iterator[RolloutGroup]:

@@ -7,10 +7,10 @@ import time
 from examples.rl.beacon import Chain
 from examples.rl.config import Config
 from examples.rl.events import Events
-from examples.rl.messages import MAX_LISTED, PENDING, VERDICT, Look, MessageError, Sample, Samples, Verdict
+from examples.rl.messages import MAX_LISTED, PENDING, VERDICT, Look, Sample, Samples, Verdict
 from examples.rl.network import Network
 from examples.rl.policy import policy
-from examples.rl.proofs import Finding, examine, thresholds_from
+from examples.rl.proofs import examine, thresholds_from
 from examples.rl.rollout import RolloutError, unseal
 from examples.rl.weights import Follower
 from thinwire.comms.swarm.transport import Key, PeerError
@@ -53,7 +53,7 @@ class Verifier:
         try:
             answer = Samples.decode(self._network.ask(self._trainer, PENDING, Look(self._chain.tick).encode()))
             self._chain.take(answer.anchor, answer.links)
-        except (PeerError, MessageError, BeaconError) as error:
+        except (PeerError, BeaconError) as error:
             self._events.say("trouble", why=str(error))
             return False
         found = False
@@ -72,9 +72,14 @@ class Verifier:
             return False
         data = self._network.fetch(sample.digest, sample.nbytes, [self._trainer])
         try:
-            group = unseal(data, run=self.config.run)
-        except RolloutError as error:  # the trainer has accepted it: it lies, or its limits are others
-            return self._tell(sample, Finding(error.reason, str(error)))
+            looked = self._examine(data, randomness)
+        except RolloutError as error:
+            return self._tell(sample, error.reason, str(error))
+        return looked and self._tell(sample)
+
+    def _examine(self, data: bytes, randomness: bytes) -> bool:
+        """Raises `RolloutError` for a group that is not honest; False where its weights have not come by."""
+        group = unseal(data, run=self.config.run)
         version = self._weights.at(group.version)
         if version is None:
             return False
@@ -82,7 +87,7 @@ class Verifier:
             version.load_into(self.policy.module)
             self._loaded = version.number
         config = self.config
-        found = examine(
+        examine(
             group,
             self.policy,
             version.sha256,
@@ -92,11 +97,11 @@ class Verifier:
             proofs=config.verify.proofs,
             thresholds=thresholds_from(version.extra),
         )
-        return self._tell(sample, found)
+        return True
 
-    def _tell(self, sample: Sample, found: Finding) -> bool:
+    def _tell(self, sample: Sample, reason: str = "", detail: str = "") -> bool:
         self.looked += 1
-        verdict = Verdict(sample.digest, not found.reason, found.reason, found.detail[:200])
+        verdict = Verdict(sample.digest, not reason, reason, detail[:200])
         self._network.ask(self._trainer, VERDICT, verdict.encode())
         return True
 

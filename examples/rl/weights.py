@@ -24,8 +24,8 @@ class Version:
     """One version of the weights; `sha256` is that of their canonical bytes, `extra` what its trainer says beside them."""
 
     number: int
-    sha256: bytes
     tensors: dict[str, Tensor]
+    sha256: bytes
     extra: Mapping[str, Any]
 
     def load_into(self, module: nn.Module) -> None:
@@ -51,16 +51,14 @@ class Follower:
 
     def newest(self) -> Version | None:
         """The newest version that is here; never waits."""
-        manifest, held = self._subscriber.manifest, self._subscriber.weights()
-        if held is None or manifest is None or held[0] in self._versions:
-            return next(reversed(self._versions.values()), None)
-        number, tensors = held
-        if manifest.version != number:  # it changed in between: the next look finds it
-            return next(reversed(self._versions.values()), None)
-        self._versions[number] = Version(number, manifest.weights_sha256, tensors, manifest.extra)
-        while len(self._versions) > self._keep:
-            self._versions.popitem(last=False)
-        return self._versions[number]
+        manifest = self._subscriber.manifest
+        if manifest is not None and manifest.version not in self._versions:
+            held = self._subscriber.weights()  # a copy of them all
+            if held is not None and held[0] == manifest.version:  # else it changed in between: the next look finds it
+                self._versions[manifest.version] = Version(*held, manifest.weights_sha256, manifest.extra)
+            while len(self._versions) > self._keep:
+                self._versions.popitem(last=False)
+        return next(reversed(self._versions.values()), None)
 
     def at(self, number: int) -> Version | None:
         """A version that is still held."""

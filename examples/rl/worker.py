@@ -6,7 +6,6 @@ push_pull   samples with what it has; newer weights come in behind it
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
 
@@ -15,7 +14,7 @@ import torch
 from examples.rl.config import Config
 from examples.rl.events import Events
 from examples.rl.generate import generate
-from examples.rl.messages import GROUP, INLINE_NBYTES, MessageError, Parcel, Receipt
+from examples.rl.messages import GROUP, INLINE_NBYTES, Parcel, Receipt
 from examples.rl.network import Network
 from examples.rl.policy import policy
 from examples.rl.proofs import prove
@@ -30,7 +29,7 @@ WAIT_S = 0.5
 SAY_S = 1.0
 BANNED_S = 5.0  # between attempts of a worker that is
 TRIES = 20  # of a parcel that its trainer is too busy for
-AGAIN = ("busy", "stalled", "ended early", "unreachable", "p2pd is gone", "no answer")
+AGAIN = ("busy", "stalled", "ended early", "unreachable", "p2pd is gone")
 
 
 class Worker:
@@ -92,15 +91,24 @@ class Worker:
     def _send(self, group: RolloutGroup) -> Receipt | None:
         """The trainer's answer; None when it could not be had."""
         data = seal(group, self._network.identity)
-        parcel = self._parcel(data)
+        if len(data) <= INLINE_NBYTES:
+            return self._deliver(Parcel(data))
+        blob = Blob.of(data)
+        self._network.loop.call(self._network.hold, blob)
+        try:
+            return self._deliver(Parcel(b"", blob.digest, blob.nbytes))
+        finally:
+            self._network.loop.call(self._network.release, blob.digest)
+
+    def _deliver(self, parcel: Parcel) -> Receipt | None:
         for _ in range(TRIES):
             try:
                 receipt = Receipt.decode(self._network.ask(self._trainer, GROUP, parcel.encode()))
-            except (PeerError, MessageError) as error:
-                self.answers[getattr(error, "reason", "no answer")] += 1
+            except PeerError as error:
+                self.answers[error.reason] += 1
                 receipt = None
             if receipt is not None and receipt.reason == "banned":
-                self._weights.wait(self._version + 1000, BANNED_S)
+                time.sleep(BANNED_S)
             if receipt is not None and receipt.reason not in AGAIN:
                 self.answers[receipt.reason or "accepted"] += 1
                 return receipt
@@ -108,13 +116,6 @@ class Worker:
                 return None
             self._weights.wait(self._version, WAIT_S)
         return None
-
-    def _parcel(self, data: bytes) -> Parcel:
-        if len(data) <= INLINE_NBYTES:
-            return Parcel(data)
-        blob = Blob(hashlib.sha256(data).digest(), data)
-        self._network.loop.call(self._network.transport.blobs.put, blob)
-        return Parcel(b"", blob.digest, blob.nbytes)
 
     def _say(self) -> None:
         if time.monotonic() - self._said > SAY_S:
