@@ -35,7 +35,7 @@ class Options(FileOptions):
     """What a worker does."""
     calibration: int = 384
     """Honest rollouts that limits are learnt from."""
-    rollouts: int = 512
+    rollouts: int = 256
     """Other ones, that are judged."""
     skipped: int = 0
     """Prompts between the two that are left out: a second sample that shares none with the first."""

@@ -74,7 +74,8 @@ class Bench:
         """One run a case."""
         s = self._setting
         for case in cases:
-            amounts = {name: value for name, value in asdict(s).items() if name != "seed"}
+            plain = {"seed": s.seed, "skipped": 0, "judged_batch": s.batch}  # the key of a plain run says nothing of these
+            amounts = {name: value for name, value in asdict(s).items() if plain.get(name) != value}
             key = key_of(case, seed=s.seed, **amounts)
             template = Record(suite="verify", key=key, status=FAILED, made=Made.now(), method=case, label=case, seed=s.seed)
             yield Due(template, partial(self.measure, case, template))

@@ -2,7 +2,8 @@
 
 A chunk alone is a small sample, and contexts differ in how much they amplify rounding: of honest chunks some are three times as far off as
 others. That factor multiplies, so `mean` and `median` are averaged and limited by their logarithms. The chunks of one rollout are judged
-together as well, where the same six standard deviations are less:
+together as well, where the same six standard deviations are less. Limits on logarithms let a chunk alone be further off than limits on the
+values would, so one chunk convicts less surely than four (docs/verify.md):
 
     limit(k) = mean + 6 sqrt(between^2 + within^2 / k)        k = 1: a chunk alone; k: the average over k chunks of one rollout
 
@@ -94,11 +95,14 @@ def unscaled(name: str, value: float) -> float:
 def calibrate(rollouts: Sequence[Sequence[Measurement]]) -> Thresholds:
     """Limits from honest rollouts: proofs made while decoding, measured with one prefill, the chunks of each rollout together.
 
-    Raises `ValueError` for fewer than 30 chunks; take a thousand.
+    Raises `ValueError` for fewer than 30 chunks (take a thousand), and when all are equally far off: then proofs were made by the very pass
+    that checked them, and limits without slack would refuse every other machine.
     """
     groups = [group for group in rollouts if group]
     if sum(map(len, groups)) < LEAST:
         raise ValueError(f"{sum(map(len, groups))} honest chunks; give at least {LEAST}, better a thousand")
+    if len({each for group in groups for each in group}) == 1:
+        raise ValueError(f"all honest chunks measure {groups[0][0]}; prove while decoding, and calibrate with the machines that will work")
     return Thresholds(**{name: _limit([[scaled(name, each) for each in group] for group in groups]) for name in NAMES})
 
 

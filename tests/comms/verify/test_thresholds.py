@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.comms.verify.tiny import Tiny
@@ -137,6 +139,25 @@ def test_chunks_that_pass_alone_are_refused_together() -> None:
     assert not judge([replace(HONEST, burst=math.nan)], thresholds).accepted
     low = judge([replace(HONEST, mean=2.0)], wide(mean=Limit(math.log(1.5), 0.0, 0.0)))
     assert low.told == "mean of a chunk: 2.00, honest ones have at most 1.00"
+
+
+MEASURED = st.builds(Measurement, *[st.floats(0, 128)] * 2, *[st.floats(0, 31)] * 2)
+
+
+@settings(deadline=None)
+@given(company=st.lists(MEASURED, max_size=5), bad=MEASURED, at=st.integers(0, 5))
+def test_a_chunk_that_is_refused_alone_is_refused_in_any_company(company: list[Measurement], bad: Measurement, at: int) -> None:
+    thresholds = wide(mean=Limit(0.5, 0.06, 0.1), median=Limit(0.3, 0.05, 0.1))
+    alone = judge([bad], thresholds)
+    together = judge([*company[:at], bad, *company[at:]], thresholds)
+    assert alone.accepted or not together.accepted
+
+
+def test_proofs_by_the_pass_that_checks_them_teach_nothing() -> None:
+    exact = Measurement(0.0, 0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match=r"all honest chunks measure .*prove while decoding"):
+        calibrate([[exact] * 4] * 30)
+    calibrate([[exact] * 4] * 29 + [[HONEST] * 4])
 
 
 def test_too_little_to_calibrate_on_or_to_judge_is_refused(thresholds: Thresholds) -> None:
