@@ -2,10 +2,11 @@
 
     thinwire bench verify                      SmolLM2-135M, 640 rollouts: 35 minutes of one processor, the first time
     thinwire bench verify --cases honest int4
+    thinwire bench verify --cases honest --skipped 512 --judged-batch 32      prompts of their own, and workers of another kind
     thinwire bench verify --show
 
 A worker samples in bfloat16 with a cache of keys and values, and proves what it computed while sampling; the verifier prefills. Limits
-are learnt from the rollouts of the calibration, the other ones are judged. Each case appends one record to
+are learnt from the rollouts of the calibration, other ones with other prompts are judged. Each case appends one record to
 `benchmarks/results/verify.jsonl`.
 """
 
