@@ -40,8 +40,17 @@ demo: $(STAMP)
 	$(BIN)/torchrun --standalone --nproc-per-node 4 examples/multiregion/train.py $(ARGS)
 
 # `pytest`, never `python -m pytest`: that would put the root first on the path, where kernels/ hides a PyPI package.
+# Tests that only compute share the processors; those that start processes, or look at clocks, have them to themselves.
+COMPUTE := $(addprefix tests/,attacks kernels comms/test_codec_is_reference.py comms/test_codec_laws.py comms/verify) \
+    $(addprefix tests/comms/swarm/test_,explore.py messages.py simulate.py) \
+    $(addprefix tests/optim/test_,carry.py late_landing.py limits.py overlap.py overlap_resume.py resume.py wrapper_rules.py)
 test: $(STAMP)
+ifeq ($(strip $(ARGS)),)
+	@failed=0; set -x; $(BIN)/pytest -n auto --maxprocesses 4 $(COMPUTE) || failed=1; \
+	    $(BIN)/pytest $(addprefix --ignore=,$(COMPUTE)) || failed=1; exit $$failed
+else
 	$(BIN)/pytest $(ARGS)
+endif
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow $(ARGS)

@@ -39,7 +39,7 @@ class Nemesis:
         """Do what is due, and forget a leader that has outlived its round."""
         while self._due and self._due[0][0] <= self.clock():
             heapq.heappop(self._due)[2]()
-        if self.armed and self.swarm.last_round() > self.armed_round + 1:
+        if self.armed and (self.swarm.last_round() > self.armed_round + 1 or len(self._living()) < 2):
             self.disarm()
 
     def strike(self, fault: Fault) -> bool:
@@ -72,8 +72,12 @@ class Nemesis:
         for member in self.swarm.up():
             member.tell("die", "", -1)
 
+    def _living(self) -> list[Member]:
+        """Members that are up and not about to end. The last one is spared: what all have learnt dies with it, whatever a protocol does."""
+        return [member for member in self.swarm.up() if not member.ending]
+
     def _victim(self, fault: Fault) -> Member | None:
-        up = [member for member in self.swarm.up() if not member.ending]
+        up = self._living()
         return up[int(fault.pick * len(up))] if len(up) > 1 else None
 
     def _kill(self, fault: Fault) -> bool:
@@ -91,7 +95,7 @@ class Nemesis:
         return True
 
     def _leader(self, fault: Fault) -> bool:
-        if self.armed or len(self.swarm.up()) < 2:
+        if self.armed or len(self._living()) < 2:
             return False
         self.armed, self.armed_round = fault, self.swarm.last_round() + 2
         for member in self.swarm.up():

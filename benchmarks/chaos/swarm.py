@@ -39,6 +39,7 @@ class Swarm:
     _places: dict[str, int] = field(default_factory=dict)
     _fresh: dict[str, bool] = field(default_factory=dict)
     _newcomers: int = 0
+    _remembered: list[str] = field(default_factory=list)  # addresses, for when everybody has just died
 
     def begin(self) -> None:
         """Start the member that founds the run; the others follow when it has."""
@@ -128,7 +129,8 @@ class Swarm:
 
     def _start(self, identity: str, work: Work, *, extra: bool = False, founds: bool = False) -> Member:
         place = self._places.setdefault(identity, len(self._places)) if self.net else None
-        peers = [address for member in self.fleet.members.values() for address in member.addresses]
+        peers = [address for member in self.fleet.members.values() for address in member.addresses] or self._remembered
+        self._remembered = peers
         spec = self.specs(identity, peers=peers, place=place, fresh_key=self._fresh.pop(identity, extra), founds=founds)
         member = self.fleet.start(identity, work, spec, extra=extra)
         if identity != BOOTSTRAP:

@@ -18,6 +18,7 @@ from benchmarks.chaos import rows
 from benchmarks.chaos.doom import Doom
 from benchmarks.chaos.faults import KINDS, LEADER_STATES, plan
 from benchmarks.chaos.fleet import MARK, Fleet, left_behind
+from benchmarks.chaos.nemesis import Nemesis
 from benchmarks.chaos.net import Net, can_cut
 from benchmarks.chaos.run import Chaos, ChaosError
 from benchmarks.chaos.simulated import events_of, play
@@ -338,3 +339,19 @@ def test_what_a_killed_run_has_left_is_taken_down_by_the_next() -> None:
     subprocess.run(["ip", "netns", "add", left], check=True)
     with Net(1):
         assert left not in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_last_member_is_spared() -> None:
+    told: dict[str, list[tuple[Any, ...]]] = {"a": [], "b": []}
+    members = [SimpleNamespace(name=name, ending=False, tell=lambda *words, name=name: told[name].append(words)) for name in told]
+    nemesis = Nemesis(SimpleNamespace(up=lambda: members, last_round=lambda: 4), lambda: 0.0)  # type: ignore[arg-type]
+    fault = next(fault for fault in plan(0, 200, KINDS) if fault.kind == "leader")
+    assert nemesis.strike(fault)
+    nemesis.tend()
+    assert nemesis.armed is fault
+    members[0].ending = True  # another fault has killed it
+    nemesis.tend()
+    assert nemesis.armed is None
+    assert told["b"] == [("die", fault.state, 6), ("die", "", -1)]
+    assert not nemesis.strike(fault)
+    assert not any(nemesis.strike(each) for each in plan(0, 200, KINDS) if each.kind in ("kill", "freeze", "leave", "all but one"))
