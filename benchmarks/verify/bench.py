@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from benchmarks.suite.record import FAILED, OK, Made, Record, key_of
 from benchmarks.suite.runs import Due
-from benchmarks.verify.lies import invented, other_weights, resampled, swapped
+from benchmarks.verify.interval import interval
+from benchmarks.verify.lies import in_float32, invented, other_weights, resampled, swapped
 from benchmarks.verify.model import Decoder
 from benchmarks.verify.rollouts import Rollouts, batches, prefill, prompts
 from thinwire.comms.verify.activations import PROOF_NBYTES, TOP, Measurement, cut, measure, prove
@@ -25,8 +25,10 @@ from thinwire.comms.verify.thresholds import NAMES, Thresholds, calibrate, judge
 ACCEPTED, REFUSED, COST = 0.999, 0.99, 0.2  # the issue's bars
 CASES = {
     "honest": "accept",
+    "honest float32": "accept",  # the worker computes in float32, the verifier in bfloat16
     "noise 0.001": "",  # about a step of training: not to be told apart
     "noise 0.01": "refuse",
+    "int8": "",  # about half of that
     "int4": "refuse",
     "prompt token": "refuse",
     "completion token": "refuse",
@@ -41,13 +43,16 @@ ZERO = PRIME.to_bytes(2, "big") + bytes(2 * TOP)
 
 @dataclass(frozen=True)
 class Setting:
-    """How much: rollouts to learn thresholds from and to judge, tokens of each, and how many are sampled together."""
+    """How much: rollouts to learn thresholds from and to judge, prompts between them that are left out, tokens of each, and how many are
+    sampled together for the one and for the other."""
 
     calibration: int
     rollouts: int
+    skipped: int
     prompt: int
     completion: int
     batch: int
+    judged_batch: int
     seed: int
 
 
@@ -69,7 +74,8 @@ class Bench:
         """One run a case."""
         s = self._setting
         for case in cases:
-            amounts = {name: value for name, value in asdict(s).items() if name != "seed"}
+            plain = {"seed": s.seed, "skipped": 0, "judged_batch": s.batch}  # the key of a plain run says nothing of these
+            amounts = {name: value for name, value in asdict(s).items() if plain.get(name) != value}
             key = key_of(case, seed=s.seed, **amounts)
             template = Record(suite="verify", key=key, status=FAILED, made=Made.now(), method=case, label=case, seed=s.seed)
             yield Due(template, partial(self.measure, case, template))
@@ -79,24 +85,26 @@ class Bench:
         judged = self._judged(case)
         chunks = [judge([rollout.chunks[i]], self.thresholds).accepted for rollout in judged for i in rollout.touched]
         rollouts = [judge(rollout.chunks, self.thresholds).accepted for rollout in judged]
-        numbers: dict[str, float | None] = {
-            "chunks": float(len(chunks)),
-            "chunks_refused": float(chunks.count(False)),
-            "rollouts": float(len(rollouts)),
-            "rollouts_refused": float(rollouts.count(False)),
-        }
+        numbers = dict[str, float | None]()
+        for kind, verdicts in (("chunks", chunks), ("rollouts", rollouts)):
+            refused = verdicts.count(False)
+            least, most = interval(refused, len(verdicts))
+            numbers |= {kind: float(len(verdicts)), f"{kind}_refused": float(refused)}
+            numbers |= {f"{kind}_refused_least": least, f"{kind}_refused_most": most}
         touched = [rollout.chunks[i] for rollout in judged for i in rollout.touched]
         for name in NAMES:
             numbers[name] = sum(getattr(each, name) for each in touched) / len(touched)
         match CASES[case]:
             case "accept":
-                numbers |= self._cost()
                 share = chunks.count(True) / len(chunks), rollouts.count(True) / len(rollouts)
                 checks = {
                     f"at least {ACCEPTED:.1%} of chunks accepted": share[0] >= ACCEPTED,
                     f"at least {ACCEPTED:.1%} of rollouts accepted": share[1] >= ACCEPTED,
-                    f"verification at most {COST} of generation": (numbers["cost_ratio"] or 0.0) <= COST,
                 }
+                if case == "honest":
+                    cost = self._cost()
+                    numbers |= cost
+                    checks[f"verification at most {COST} of generation"] = cost["cost_ratio"] <= COST
             case "refuse":
                 checks = {f"at least {REFUSED:.0%} of rollouts refused": rollouts.count(False) / len(rollouts) >= REFUSED}
             case _:
@@ -117,20 +125,25 @@ class Bench:
         return self._load()
 
     @cached_property
-    def _made(self) -> list[Rollouts]:
+    def _starts(self) -> Tensor:
         s = self._setting
         ids = self.model.encode("\n".join(topics[name] for name in sorted(topics)))
-        starts = prompts(ids, s.calibration + s.rollouts, s.prompt, s.seed)
-        name = f"{type(self.model).__name__}-{s.prompt}-{s.completion}-{s.batch}-{s.seed}"
-        return list(batches(self.model, starts, s.completion, s.batch, s.seed, self._cache / name))
+        return prompts(ids, s.calibration + s.skipped + s.rollouts, s.prompt, s.seed)
+
+    def _sampled(self, first: int, count: int, batch: int) -> list[Rollouts]:
+        s = self._setting
+        name = f"{type(self.model).__name__}-{s.prompt}-{s.completion}-{batch}-{s.seed}"
+        starts = self._starts[first : first + count]
+        return list(batches(self.model, starts, s.completion, batch, s.seed, self._cache / name, first // batch))
 
     @cached_property
     def _known(self) -> list[Rollouts]:
-        return list(islice(self._made, self._setting.calibration // self._setting.batch))
+        return self._sampled(0, self._setting.calibration, self._setting.batch)
 
     @cached_property
     def _judging(self) -> list[Rollouts]:
-        return self._made[len(self._known) :]
+        s = self._setting
+        return self._sampled(s.calibration + s.skipped, s.rollouts, s.judged_batch)
 
     @cached_property
     def thresholds(self) -> Thresholds:
@@ -148,9 +161,9 @@ class Bench:
     def _judged(self, case: str) -> list[Judged]:
         """The rollouts as a worker of that kind proves them."""
         seed, found = self._setting.seed, list[Judged]()
-        if case.startswith(("int4", "noise")):
+        if case.startswith(("int", "noise", "honest float32")):
             own = self._own
-            with other_weights(self.model, case, seed):
+            with in_float32(self.model) if case == "honest float32" else other_weights(self.model, case, seed):
                 made = [self._states(each) for each in self._judging]
             return [one for hidden, states in zip(made, own, strict=True) for one in measured(hidden, states)]
         if case in ("another rollout", "mean", "random"):

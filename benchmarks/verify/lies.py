@@ -8,19 +8,20 @@ from torch import Tensor
 
 from benchmarks.verify.model import Decoder
 
-GROUP = 64  # weights that share a scale, as int4 formats have it
+GROUP = 64  # weights that share a scale, as such formats have it
+INTS = {"int4": 7, "int8": 127}  # the greatest integer
 
 
 @contextmanager
 def other_weights(model: Decoder, kind: str, seed: int) -> Iterator[None]:
-    """The model with other weights, within the block: "int4" (symmetric, a scale a group of 64), or each weight times 1 + x * a normal
-    number: "noise 0.01" is x = 1 %."""
+    """The model with other weights, within the block: "int4" or "int8" (symmetric, a scale a group of 64), or each weight times 1 + x * a
+    normal number: "noise 0.01" is x = 1 %."""
     honest = [weight.detach().clone() for weight in model.weights()]
     generator = torch.Generator().manual_seed(seed)
     try:
         with torch.no_grad():
             for weight in model.weights():
-                weight.copy_(_int4(weight) if kind == "int4" else _noisy(weight, float(kind.split()[1]), generator))
+                weight.copy_(_rounded(weight, INTS[kind]) if kind in INTS else _noisy(weight, float(kind.split()[1]), generator))
         yield
     finally:
         with torch.no_grad():
@@ -28,16 +29,29 @@ def other_weights(model: Decoder, kind: str, seed: int) -> Iterator[None]:
                 weight.copy_(before)
 
 
+@contextmanager
+def in_float32(model: Decoder) -> Iterator[None]:
+    """The model with the same weights as float32, within the block: no lie, but an honest worker of another kind."""
+    honest = [weight.data for weight in model.weights()]
+    try:
+        for weight in model.weights():
+            weight.data = weight.data.float()
+        yield
+    finally:
+        for weight, before in zip(model.weights(), honest, strict=True):
+            weight.data = before
+
+
 def _noisy(weight: Tensor, share: float, generator: torch.Generator) -> Tensor:
     return weight.float() * (1 + share * torch.randn(weight.shape, generator=generator))
 
 
-def _int4(weight: Tensor) -> Tensor:
+def _rounded(weight: Tensor, most: int) -> Tensor:
     if weight.ndim < 2 or weight.numel() % GROUP:
         return weight
     groups = weight.float().view(-1, GROUP)
-    scale = groups.abs().amax(1, keepdim=True).clamp(min=1e-30) / 7
-    return ((groups / scale).round().clamp(-7, 7) * scale).view_as(weight)
+    scale = groups.abs().amax(1, keepdim=True).clamp(min=1e-30) / most
+    return ((groups / scale).round().clamp(-most, most) * scale).view_as(weight)
 
 
 def swapped(tokens: Tensor, first: int, last: int, vocabulary: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -55,14 +55,15 @@ def decode(model: Decoder, prompt: Tensor, completion: int, seed: int) -> Rollou
 def prefill(model: Decoder, tokens: Tensor, prompt: int) -> tuple[Tensor, float]:
     """`(batch, completion, width)` bfloat16 by one pass over tokens that are known, and the processor seconds it took."""
     began = time.process_time()
-    hidden, _ = model.read(tokens, None)
+    hidden = model.read(tokens, None)[0].bfloat16()
     return hidden[:, prompt:], time.process_time() - began
 
 
-def batches(model: Decoder, starts: Tensor, completion: int, batch: int, seed: int, cache: Path) -> Iterator[Rollouts]:
-    """Rollouts from these prompts; those that `cache` holds are read, others are made and kept there."""
+def batches(model: Decoder, starts: Tensor, completion: int, batch: int, seed: int, cache: Path, first: int = 0) -> Iterator[Rollouts]:
+    """Rollouts from these prompts; those that `cache` holds are read, others are made and kept there. `first` is the number of the first
+    batch: it names the file, and no two numbers sample alike."""
     cache.mkdir(parents=True, exist_ok=True)
-    for number, prompt in enumerate(starts.split(batch)):
+    for number, prompt in enumerate(starts.split(batch), first):
         file = cache / f"{number:04d}.npz"
         rollouts = _read(file, prompt)
         if rollouts is None:

@@ -8,7 +8,7 @@ modulus is the greatest that keeps the indices apart. Where prover and verifier 
 says something random. In the style of TOPLOC, arXiv:2501.16007.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,9 @@ from thinwire.comms.wire import WireError
 
 CHUNK = 32  # tokens
 TOP = 128  # values of a chunk
-WELL_ABOVE, FAR = 16, 32  # units of the last place: a tenth, and a fifth of a value
+WELL_ABOVE = 16  # units of the last place, a tenth of a value: honest provers select what lies so far above the least
+FAR = 255  # units: more is no difference but another value
+BURST = 4  # tokens in a row
 PROOF_NBYTES = 2 + 2 * TOP
 _LEAST = PRIME // 2  # modulus: with the width of the model as modulus one value a dimension would pass for every token
 _TRIED = 256  # moduli at a time
@@ -86,15 +88,16 @@ class Measurement:
     """How far a proof is from the verifier's own states, over the 128 largest of them.
 
     - `exponents`: those whose sign or exponent differ; `mean`, `median`: of the difference of mantissas over the others, in units of the
-      last place (0 where there are none: then all exponents differ). Source: TOPLOC, section 4.
-    - `strangers`: those that lie `WELL_ABOVE` the least of the 128, so that a prover has to have selected them, and of which the proof is
-      off by more than `FAR`. Honest proofs have none; one token that was read as another one has a few, in its own row.
+      last place (0 where there are none: then all exponents differ). The median is interpolated within its unit. Source: TOPLOC, section 4.
+    - `burst`: of 1 to 4 tokens in a row the greatest sum of log2(1 + difference) - 1, divided by the root of how many values it sums: bits
+      beyond a difference of one unit. One token that was read as another one shows here, and hardly in the averages. Of values that lie
+      `WELL_ABOVE` the least of the 128, and differences of the whole value, sign and exponent with it, up to `FAR` units.
     """
 
     exponents: float
     mean: float
     median: float
-    strangers: float
+    burst: float
 
 
 def measure(proofs: Sequence[bytes], chunks: Sequence[Tensor]) -> tuple[Measurement, ...]:
@@ -112,19 +115,33 @@ def measure(proofs: Sequence[bytes], chunks: Sequence[Tensor]) -> tuple[Measurem
             raise ProofError(f"the proof of chunk {i} has modulus {int(modulus[i])}, where {PRIME} keeps all indices apart")
     index, own = _selected(chunks)
     claimed = evaluate(coefficients, index % modulus[:, None])
-    magnitude = own & 0x7FFF
-    above = magnitude >= magnitude.amin(1, keepdim=True) + WELL_ABOVE
-    strangers = (above & ((_ordered(claimed) - _ordered(own)).abs() > FAR)).sum(1)
     same = claimed >> _MANTISSA == own >> _MANTISSA
     apart = (claimed - own).abs().double()
+    bursts = [_burst(*each) for each in zip(claimed, own, index, chunks, strict=True)]
     return tuple(
-        Measurement(float(TOP - kept.sum()), _or_zero(row[kept], torch.mean), _or_zero(row[kept], torch.median), float(count))
-        for row, kept, count in zip(apart, same, strangers, strict=True)
+        Measurement(float(TOP - kept.sum()), float(row[kept].mean()) if kept.any() else 0.0, _median(row[kept]), burst)
+        for row, kept, burst in zip(apart, same, bursts, strict=True)
     )
 
 
-def _or_zero(values: Tensor, statistic: Callable[[Tensor], Tensor]) -> float:
-    return float(statistic(values)) if len(values) else 0.0
+def _median(values: Tensor) -> float:
+    """Of differences in whole units, as if those of one unit were spread evenly over it: it moves with every value, not in steps."""
+    if not len(values):
+        return 0.0
+    middle = values.median()
+    below, within = float((values < middle).sum()), float((values == middle).sum())
+    return max(0.0, float(middle) - 0.5 + (len(values) / 2 - below) / within)
+
+
+def _burst(claimed: Tensor, own: Tensor, index: Tensor, chunk: Tensor) -> float:
+    magnitude = own & 0x7FFF
+    above = magnitude >= magnitude.min() + WELL_ABOVE
+    apart = (_ordered(claimed) - _ordered(own)).abs().clamp(max=FAR).double()
+    tokens, token = len(chunk), index // chunk.shape[1]
+    bits = torch.zeros(tokens + 1, dtype=torch.float64).index_add_(0, token + 1, ((apart + 1).log2() - 1) * above).cumsum(0)
+    values = torch.zeros(tokens + 1, dtype=torch.float64).index_add_(0, token + 1, above.double()).cumsum(0)
+    windows = [(bits[n:] - bits[:-n]) / (values[n:] - values[:-n]).clamp(min=1).sqrt() for n in range(1, min(BURST, tokens) + 1)]
+    return max(0.0, *(float(window.max()) for window in windows))
 
 
 def _ordered(bits: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """What an honest proof may be off by: learnt from honest rollouts of the same model, kept in the run's manifest, applied to every verdict.
 
-A chunk alone is a small sample: the mean of its 128 differences varies by a tenth between honest chunks, and 1 % of noise in the weights
-doubles it. The chunks of one rollout are judged together as well, where the same six standard deviations are less:
+A chunk alone is a small sample, and contexts differ in how much they amplify rounding: of honest chunks some are three times as far off as
+others. That factor multiplies, so `mean` and `median` are averaged and limited by their logarithms. The chunks of one rollout are judged
+together as well, where the same six standard deviations are less. Limits on logarithms let a chunk alone be further off than limits on the
+values would, so one chunk convicts less surely than four (docs/verify.md):
 
     limit(k) = mean + 6 sqrt(between^2 + within^2 / k)        k = 1: a chunk alone; k: the average over k chunks of one rollout
 
@@ -20,11 +22,12 @@ from thinwire.comms.verify.activations import Measurement, ProofError, measure
 SIGMAS = 6.0
 LEAST = 30  # honest chunks that thresholds may be learnt from
 NAMES = tuple(each.name for each in fields(Measurement))
+OFFSET = 0.5  # units: proofs that are closer than that are equally close
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Of one statistic over honest chunks."""
+    """Of one statistic over honest chunks, on the scale of `scaled`."""
 
     mean: float
     between: float
@@ -32,8 +35,8 @@ class Limit:
 
     def __post_init__(self) -> None:
         for name, value in (("mean", self.mean), ("between", self.between), ("within", self.within)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}; a limit is made of finite numbers that are not below zero")
+            if not math.isfinite(value) or (value < 0 and name != "mean"):
+                raise ValueError(f"{name} is {value}; a limit is made of finite numbers, deviations are not below zero")
 
     def of(self, chunks: int) -> float:
         """What the average over so many chunks of a rollout may be."""
@@ -47,7 +50,7 @@ class Thresholds:
     exponents: Limit
     mean: Limit
     median: Limit
-    strangers: Limit
+    burst: Limit
 
     def to_dict(self) -> dict[str, list[float]]:
         """For a manifest; `from_dict` makes the same thresholds of it."""
@@ -78,15 +81,29 @@ class Verdict:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
+def scaled(name: str, measured: Measurement) -> float:
+    """A statistic as it is averaged: `mean` and `median` by their logarithms."""
+    value: float = getattr(measured, name)
+    return math.log(value + OFFSET) if name in ("mean", "median") else value
+
+
+def unscaled(name: str, value: float) -> float:
+    """What `scaled` made, in the unit of the measurement."""
+    return math.exp(value) - OFFSET if name in ("mean", "median") else value
+
+
 def calibrate(rollouts: Sequence[Sequence[Measurement]]) -> Thresholds:
     """Limits from honest rollouts: proofs made while decoding, measured with one prefill, the chunks of each rollout together.
 
-    Raises `ValueError` for fewer than 30 chunks; take a thousand.
+    Raises `ValueError` for fewer than 30 chunks (take a thousand), and when all are equally far off: then proofs were made by the very pass
+    that checked them, and limits without slack would refuse every other machine.
     """
     groups = [group for group in rollouts if group]
     if sum(map(len, groups)) < LEAST:
         raise ValueError(f"{sum(map(len, groups))} honest chunks; give at least {LEAST}, better a thousand")
-    return Thresholds(**{name: _limit([[float(getattr(each, name)) for each in group] for group in groups]) for name in NAMES})
+    if len({each for group in groups for each in group}) == 1:
+        raise ValueError(f"all honest chunks measure {groups[0][0]}; prove while decoding, and calibrate with the machines that will work")
+    return Thresholds(**{name: _limit([[scaled(name, each) for each in group] for group in groups]) for name in NAMES})
 
 
 def _limit(groups: Sequence[Sequence[float]]) -> Limit:
@@ -105,15 +122,17 @@ def judge(measured: Sequence[Measurement], thresholds: Thresholds) -> Verdict:
     """A verdict on chunks of one rollout: each alone, and all of them together. Raises `ValueError` when there is none."""
     if not measured:
         raise ValueError("no chunk was measured; a verdict needs at least one")
-    numbers = {name: fmean(getattr(each, name) for each in measured) for name in NAMES}
+    averages = {name: fmean(scaled(name, each) for each in measured) for name in NAMES}
+    numbers = {name: unscaled(name, value) for name, value in averages.items()}
     for name in NAMES:
-        greatest = max(getattr(each, name) for each in measured)
+        greatest = max(scaled(name, each) for each in measured)
         for value, limit, whose in (
             (greatest, thresholds[name].of(1), "of a chunk"),
-            (numbers[name], thresholds[name].of(len(measured)), f"on average of {len(measured)} chunks"),
+            (averages[name], thresholds[name].of(len(measured)), f"on average of {len(measured)} chunks"),
         ):
             if not value <= limit:
-                return Verdict(False, "activations", f"{name} {whose}: {value:.2f}, honest ones have at most {limit:.2f}", numbers)
+                found, most = unscaled(name, value), unscaled(name, limit)
+                return Verdict(False, "activations", f"{name} {whose}: {found:.2f}, honest ones have at most {most:.2f}", numbers)
     return Verdict(True, "accepted", f"{len(measured)} chunks are those of an honest worker", numbers)
 
 

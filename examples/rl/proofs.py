@@ -24,7 +24,7 @@ DRAWN = 4  # chunks of a group
 _SAID = "proofs: "  # before the names of thresholds
 # Prefills of the same weights on machines and batches of other kinds (docs/verify.md); a trainer may publish others with its weights.
 THRESHOLDS = Thresholds(
-    exponents=Limit(2.0, 1.0, 1.0), mean=Limit(1.1, 0.1, 0.1), median=Limit(1.0, 0.1, 0.1), strangers=Limit(0.0, 0.1, 0.1)
+    exponents=Limit(2.0, 1.0, 1.0), mean=Limit(0.47, 0.1, 0.1), median=Limit(0.31, 0.1, 0.1), burst=Limit(1.6, 0.5, 0.6)
 )
 
 

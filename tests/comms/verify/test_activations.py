@@ -174,18 +174,37 @@ def test_differences_are_counted_in_units_of_the_last_place() -> None:
     hidden = torch.full((32, 4), 1.5, dtype=torch.bfloat16)
     proofs, raw = prove(hidden), hidden.view(torch.int16)
     raw.view(-1)[:64] += 4
-    assert measure(proofs, [hidden]) == (Measurement(0.0, 2.0, 0.0, 0.0),)
+    assert measure(proofs, [hidden]) == (Measurement(0.0, 2.0, 0.5, 0.0),)
     raw.view(-1)[:96] += 4
-    assert measure(proofs, [hidden]) == (Measurement(0.0, 5.0, 4.0, 0.0),)
+    assert measure(proofs, [hidden]) == (Measurement(0.0, 5.0, 4.5, 0.0),)
 
 
-def test_a_value_that_stands_out_and_that_the_proof_does_not_have_is_a_stranger() -> None:
+def test_the_median_is_interpolated_within_its_unit() -> None:
+    hidden = torch.full((32, 4), 1.5, dtype=torch.bfloat16)
+    proofs, raw = prove(hidden), hidden.view(torch.int16)
+    raw.view(-1)[:80] += 1
+    assert measure(proofs, [hidden])[0].median == 0.5 + 16 / 80  # 48 zeros are below it, and 16 of the 80 ones
+
+
+def test_one_token_that_is_off_shows_as_a_burst() -> None:
     hidden = states(32)
     proofs = prove(hidden)
-    hidden[7, 9] = 32.0
+    hidden[7, 9] = 32.0  # in no proof that was made before
     (measured,) = measure(proofs, [hidden])
-    assert measured.strangers == 1.0
-    assert measured.exponents >= 1.0
+    (alone,) = measure(prove(states(32)), [states(32)])
+    assert measured.burst > 1.0
+    assert alone.burst == 0.0
+    assert measured.mean < 1.0
+
+
+def test_a_burst_counts_bits_beyond_one_unit() -> None:
+    hidden = torch.full((32, 4), 2.0, dtype=torch.bfloat16)  # all 128 values are selected
+    hidden[31] = 1.0  # the others lie well above
+    proofs, raw = prove(hidden), hidden.view(torch.int16)
+    raw[5, :] += 7  # log2(8) - 1 = 2 bits, of four values
+    raw[9, :2] += 1  # no bit
+    (measured,) = measure(proofs, [hidden])
+    assert measured.burst == pytest.approx(2 * 4 / 4**0.5)
 
 
 def test_random_and_zero_polynomials_differ_in_nearly_every_exponent() -> None:
@@ -194,4 +213,4 @@ def test_random_and_zero_polynomials_differ_in_nearly_every_exponent() -> None:
     for proof in (zero, other):
         (measured,) = measure([proof], pieces(states(32)))
         assert measured.exponents > 100
-        assert measured.strangers > 50
+        assert measured.burst > 8

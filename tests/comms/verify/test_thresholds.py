@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.comms.verify.tiny import Tiny
@@ -48,7 +50,7 @@ def test_an_honest_worker_that_was_not_calibrated_on_is_accepted(model: Tiny, th
     said = tokens(100, 40)
     for found in verdicts(model.decoded(said), model.states(said), thresholds):
         assert found.accepted, found
-        assert set(found.numbers) == {"exponents", "mean", "median", "strangers"}
+        assert set(found.numbers) == {"exponents", "mean", "median", "burst"}
 
 
 def test_one_per_cent_of_noise_in_the_weights_is_refused(model: Tiny, thresholds: Thresholds) -> None:
@@ -87,11 +89,11 @@ def test_thresholds_survive_a_manifest(thresholds: Thresholds) -> None:
         {},
         None,
         {"exponents": [1, 1, 1]},
-        {name: [1, 1] for name in ("exponents", "mean", "median", "strangers")},
-        {name: [1, 1, math.nan] for name in ("exponents", "mean", "median", "strangers")},
-        {name: [1, -1, 1] for name in ("exponents", "mean", "median", "strangers")},
-        {name: ["a", 1, 1] for name in ("exponents", "mean", "median", "strangers")},
-        {name: 1 for name in ("exponents", "mean", "median", "strangers")},
+        {name: [1, 1] for name in ("exponents", "mean", "median", "burst")},
+        {name: [1, 1, math.nan] for name in ("exponents", "mean", "median", "burst")},
+        {name: [1, -1, 1] for name in ("exponents", "mean", "median", "burst")},
+        {name: ["a", 1, 1] for name in ("exponents", "mean", "median", "burst")},
+        {name: 1 for name in ("exponents", "mean", "median", "burst")},
     ],
 )
 def test_a_manifest_that_says_no_thresholds_is_refused(told: dict[str, list[float]]) -> None:
@@ -104,7 +106,7 @@ def test_the_variance_between_rollouts_is_not_averaged_away() -> None:
     between, within = 3.0, 4.0
     shifts = between * torch.randn(4000, 1, generator=generator)
     values = (100 + shifts + within * torch.randn(4000, 4, generator=generator)).tolist()
-    learnt = calibrate([[replace(HONEST, mean=value) for value in group] for group in values]).mean
+    learnt = calibrate([[replace(HONEST, exponents=value) for value in group] for group in values]).exponents
     assert learnt.mean == pytest.approx(100, abs=0.3)
     assert (learnt.between, learnt.within) == pytest.approx((between, within), rel=0.06)
     assert learnt.of(1) == pytest.approx(100 + 6 * 5, rel=0.02)
@@ -112,20 +114,50 @@ def test_the_variance_between_rollouts_is_not_averaged_away() -> None:
 
 
 def test_rollouts_of_one_chunk_are_their_own_groups() -> None:
-    learnt = calibrate([[replace(HONEST, mean=float(i % 2))] for i in range(1000)]).mean
+    learnt = calibrate([[replace(HONEST, exponents=float(i % 2))] for i in range(1000)]).exponents
     assert (learnt.mean, learnt.within) == (0.5, 0.0)
     assert learnt.between == pytest.approx(0.5, rel=0.01)
 
 
+def test_means_and_medians_are_averaged_by_their_logarithms() -> None:
+    learnt = calibrate([[replace(HONEST, mean=0.5), replace(HONEST, mean=3.5)]] * 30).mean
+    assert math.exp(learnt.mean) == pytest.approx(2.0)
+    assert judge([replace(HONEST, mean=0.5), replace(HONEST, mean=3.5)], wide()).numbers["mean"] == pytest.approx(1.5)
+
+
+def wide(**limits: Limit) -> Thresholds:
+    return Thresholds(**{name: Limit(10.0, 0.0, 1.0) for name in ("exponents", "mean", "median", "burst")} | limits)
+
+
 def test_chunks_that_pass_alone_are_refused_together() -> None:
-    limits = {name: Limit(1.0, 0.0, 1.0) for name in ("exponents", "median", "strangers")}
-    thresholds = Thresholds(mean=Limit(1.0, 0.0, 0.1), **limits)
-    assert judge([replace(HONEST, mean=1.5)], thresholds).accepted
-    refused = judge([replace(HONEST, mean=1.5)] * 4, thresholds)
+    thresholds = wide(exponents=Limit(1.0, 0.0, 0.1))
+    assert judge([replace(HONEST, exponents=1.5)], thresholds).accepted
+    refused = judge([replace(HONEST, exponents=1.5)] * 4, thresholds)
     assert not refused.accepted
-    assert refused.told == "mean on average of 4 chunks: 1.50, honest ones have at most 1.30"
-    assert not judge([HONEST, HONEST, HONEST, replace(HONEST, mean=1.7)], thresholds).accepted
-    assert not judge([replace(HONEST, mean=math.nan)], thresholds).accepted
+    assert refused.told == "exponents on average of 4 chunks: 1.50, honest ones have at most 1.30"
+    assert not judge([HONEST, HONEST, HONEST, replace(HONEST, exponents=1.7)], thresholds).accepted
+    assert not judge([replace(HONEST, burst=math.nan)], thresholds).accepted
+    low = judge([replace(HONEST, mean=2.0)], wide(mean=Limit(math.log(1.5), 0.0, 0.0)))
+    assert low.told == "mean of a chunk: 2.00, honest ones have at most 1.00"
+
+
+MEASURED = st.builds(Measurement, *[st.floats(0, 128)] * 2, *[st.floats(0, 31)] * 2)
+
+
+@settings(deadline=None)
+@given(company=st.lists(MEASURED, max_size=5), bad=MEASURED, at=st.integers(0, 5))
+def test_a_chunk_that_is_refused_alone_is_refused_in_any_company(company: list[Measurement], bad: Measurement, at: int) -> None:
+    thresholds = wide(mean=Limit(0.5, 0.06, 0.1), median=Limit(0.3, 0.05, 0.1))
+    alone = judge([bad], thresholds)
+    together = judge([*company[:at], bad, *company[at:]], thresholds)
+    assert alone.accepted or not together.accepted
+
+
+def test_proofs_by_the_pass_that_checks_them_teach_nothing() -> None:
+    exact = Measurement(0.0, 0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match=r"all honest chunks measure .*prove while decoding"):
+        calibrate([[exact] * 4] * 30)
+    calibrate([[exact] * 4] * 29 + [[HONEST] * 4])
 
 
 def test_too_little_to_calibrate_on_or_to_judge_is_refused(thresholds: Thresholds) -> None:
