@@ -10,6 +10,7 @@ from thinwire.comms.codec import Codec
 from thinwire.kernels import dispatch
 from thinwire.kernels.vector import all_finite
 from thinwire.optim.fragment import Fragment, gather_flat, local
+from thinwire.optim.gate import Gate
 from thinwire.optim.message import Message, encode
 
 PREFIX = "thinwire."
@@ -25,7 +26,15 @@ class Replica:
     """
 
     def __init__(
-        self, params: Sequence[Tensor], codec: Codec, *, anchor: bool, momentum: bool, residual: bool, overlaps: bool = False
+        self,
+        params: Sequence[Tensor],
+        codec: Codec,
+        *,
+        anchor: bool,
+        momentum: bool,
+        residual: bool,
+        overlaps: bool = False,
+        gate: Gate | None = None,
     ) -> None:
         self.fragment = Fragment([local(p).shape for p in params], codec)
         self.device = device = local(params[0]).device if params else torch.device("cpu")
@@ -37,10 +46,13 @@ class Replica:
         self.mark: Tensor | None = None
         self.aloft: Message | None = None
         self._overlaps = overlaps
+        self._gate = gate
         self._spare: Tensor | None = None
 
     def encode(self, tensors: Sequence[Tensor], *, decay: float) -> Message:
         """The message of `tensors` (of anchor - tensors where there is an anchor) and the residual; nothing changes until `keep`."""
+        if self._gate is not None:
+            return encode(self.fragment, tensors, anchor=self.anchor, held=self.residual, decay=decay, gate=self._gate)
         if self._spare is None and self.residual is not None:
             self._spare = dispatch.residual(self.fragment.plan.rows, self.fragment.plan.chunk, self.residual.device)
         return encode(self.fragment, tensors, anchor=self.anchor, held=self.residual, spare=self._spare, decay=decay)
