@@ -76,7 +76,8 @@ class Trainer:
         self.optimizer: Optimizer = AdamW(self.policy.module.parameters(), lr=train.lr, betas=BETAS, weight_decay=0.0)
         if group is not None:
             learners = config.learners
-            self.optimizer = averaging(self.optimizer, group=group, sync_every=learners.sync_every, codec=learners.codec)
+            visible = torch.bfloat16 if learners.visible else None
+            self.optimizer = averaging(self.optimizer, group=group, sync_every=learners.sync_every, codec=learners.codec, visible=visible)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.buffer = ReplayBuffer(Capacity(groups=max(64, 8 * train.groups), max_staleness=train.max_staleness))
         self.reputation = Reputation(Trust(ban_s=config.verify.ban_s, floor=config.verify.rate))
