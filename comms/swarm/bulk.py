@@ -376,7 +376,7 @@ async def _read(reader: asyncio.StreamReader, nbytes: int, *, patience_s: float 
 async def _read_chunk(reader: asyncio.StreamReader, into: memoryview) -> int:
     """Read one chunk of exactly that size, before coding; returns the bytes that came. Every one of them renews the patience."""
     length, check = _CHUNK.unpack(await _read(reader, _CHUNK.size))
-    coded, nbytes = bool(length & CODED), length & ~CODED
+    coded, nbytes = bool(length & CODED), int(length & ~CODED)
     if nbytes >= len(into) if coded else nbytes != len(into):
         raise PeerError("lies about size", f"a chunk of {nbytes} bytes{' after coding' if coded else ''} instead of {len(into)}")
     came = memoryview(bytearray(nbytes)) if coded else into

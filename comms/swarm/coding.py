@@ -56,7 +56,7 @@ class Coder:
 async def decoded(coded: memoryview, into: memoryview) -> None:
     """Write the chunk that was coded into its place; never inflates more than fits. Raises `PeerError` for anything else."""
     try:
-        into[:] = memoryview(await _aside(lambda: restored(coded, len(into)), len(into)))
+        into[:] = await _aside(lambda: restored(coded, len(into)).data, len(into))
     except WireError as error:
         raise PeerError("bad coding", str(error)) from None
 

@@ -4,27 +4,92 @@ import asyncio
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
 import xxhash
 
-from tests.comms.swarm.test_hostile import Scene, answer_fetches, push_head
-from tests.comms.swarm.world import Diary, World
 from thinwire.comms import gaps, lossless
 from thinwire.comms.swarm import bulk, coding
-from thinwire.comms.swarm.blobs import CHUNK_NBYTES, Blob, digest_of
+from thinwire.comms.swarm.blobs import CHUNK_NBYTES, Blob, BlobStore, digest_of
+from thinwire.comms.swarm.bulk import Bulk, Streams
 from thinwire.comms.swarm.coding import CODED, Coder
 from thinwire.comms.swarm.memory import Network
+from thinwire.comms.swarm.transport import PeerError, Traffic
+
+A, B, EVIL = (letter * 32 for letter in (b"a", b"b", b"e"))
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-@pytest.fixture(scope="module")
-def scene(world: World) -> Iterator[Scene]:
-    made = Scene()
-    world.run(made.set(world))
-    yield made
-    world.run(made.evil.daemon.close())
+class Pair:
+    """The bulk streams of two members and of an evil third, over plain sockets; those of `evil` do what `says` does."""
+
+    says: Talk
+
+    async def __aenter__(self) -> "Pair":
+        self.ports: dict[bytes, int] = {}
+        self.servers = []
+        self.traffic = {key: Traffic() for key in (A, B)}
+        self.stores = {key: BlobStore() for key in (A, B)}
+        self.bulks = {key: Bulk(self._opens(key), self.stores[key], {}, self.traffic[key]) for key in (A, B)}
+        for key in (A, B, EVIL):
+            server = await asyncio.start_server(self._welcomes(key), "127.0.0.1", 0)
+            self.ports[key] = server.sockets[0].getsockname()[1]
+            self.servers.append(server)
+        for made in self.bulks.values():
+            made.accept = lambda peer, digest, nbytes: True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for server in self.servers:
+            server.close()
+            await server.wait_closed()
+
+    def _opens(self, key: bytes) -> Callable[[bytes, str], Awaitable[Streams]]:
+        async def open_(peer: bytes, protocol: str) -> Streams:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[peer])
+            writer.write(key + protocol.encode() + b"\n")
+            return reader, writer
+
+        return open_
+
+    def _welcomes(self, key: bytes) -> Talk:
+        async def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                peer, protocol = await reader.readexactly(32), (await reader.readline()).decode().strip()
+                if key == EVIL:
+                    await self.says(reader, writer)
+                else:
+                    await self.bulks[key].welcome(protocol, peer, reader, writer)
+            except PeerError as error:
+                self.traffic[key].refused[error.reason] += 1
+            except (EOFError, ConnectionError):
+                pass
+            finally:
+                writer.close()
+
+        return welcome
+
+    async def say(self, *said: bytes) -> None:
+        """What the evil one pushes to `a`, until that hangs up."""
+        reader, writer = await self._opens(EVIL)(A, bulk.PUSH)
+        for part in said:
+            writer.write(part)
+        writer.write_eof()
+        try:
+            await reader.read(-1)
+        except ConnectionError:
+            pass
+        writer.close()
+
+
+def play(scene: Callable[[Pair], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with Pair() as pair:
+            await asyncio.wait_for(scene(pair), 60)
+
+    asyncio.run(run())
 
 
 def codes(nbytes: int, share: float = 0.05, seed: int = 0) -> bytes:
@@ -34,51 +99,54 @@ def codes(nbytes: int, share: float = 0.05, seed: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize("nbytes", [1000, 100_000, CHUNK_NBYTES + 1, 5_000_000])
-def test_what_is_mostly_zeros_is_pushed_and_fetched_in_a_tenth(world: World, scene: Scene, nbytes: int) -> None:
-    async def play() -> None:
-        a, b = scene.a, scene.b
+def test_what_is_mostly_zeros_is_pushed_and_fetched_in_an_eighth(nbytes: int) -> None:
+    async def scene(pair: Pair) -> None:
+        a, b = pair.traffic[A], pair.traffic[B]
         blob = Blob.of(codes(nbytes, 0.04))
         arrived: list[bytes] = []
-        b.accept_blob = lambda peer, digest, size: (digest, size) == (blob.digest, nbytes)
-        b.on_blob = lambda peer, digest, data: arrived.append(data)
-        sent, saved, received = a.sent_nbytes, a.traffic.saved_nbytes, b.received_nbytes
-        await a.push(b.key, blob)
+        pair.bulks[B].on_blob = lambda peer, digest, data: arrived.append(data)
+        await pair.bulks[A].push(B, blob)
         assert arrived == [blob.data]
-        went = a.sent_nbytes - sent
-        assert went < nbytes / 8 + 64
-        assert went + a.traffic.saved_nbytes - saved == nbytes
-        assert b.received_nbytes - received == went
-        sent, received = b.sent_nbytes, a.received_nbytes
-        assert await a.fetch(blob.digest, nbytes, [b.key]) == blob.data
-        assert b.sent_nbytes - sent == a.received_nbytes - received <= went
-        b.blobs.drop(blob.digest)
+        assert a.sent_nbytes == b.received_nbytes < nbytes / 8 + 64
+        assert a.sent_nbytes + a.saved_nbytes == nbytes
+        assert await pair.bulks[A].fetch(blob.digest, nbytes, [B], None) == blob.data
+        assert b.sent_nbytes == a.received_nbytes < nbytes / 8 + 64
+        assert not a.refused.total() + b.refused.total()
 
-    world.run(play())
+    play(scene)
 
 
-def test_what_cannot_be_shortened_goes_as_it_is(world: World, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = []
-    monkeypatch.setattr(coding, "promises", lambda data: looks.append(len(data)) or lossless.promises(data))
+def test_what_cannot_be_shortened_goes_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def look(data: bytes) -> bool:
+        looks.append(len(data))
+        return lossless.promises(data)
+
+    monkeypatch.setattr(coding, "promises", look)
     monkeypatch.setattr(coding, "shorter", lambda data: pytest.fail("it was not worth the work"))
 
-    async def play() -> None:
+    async def scene(pair: Pair) -> None:
         blob = Blob.of(os.urandom(2_000_000))
-        scene.b.accept_blob = lambda *_: True
-        sent = scene.a.sent_nbytes
         for _ in range(3):
-            await scene.a.push(scene.b.key, blob)
-            scene.b.blobs.drop(blob.digest)
-        assert scene.a.sent_nbytes - sent == 3 * blob.nbytes
-        assert looks == [2_000_000]  # once, whatever how many get it
+            await pair.bulks[A].push(B, blob)
+            pair.stores[B].drop(blob.digest)
+        assert pair.traffic[A].sent_nbytes == 3 * blob.nbytes
+        assert looks == [2_000_000]  # once, however many get it
 
-    world.run(play())
+    play(scene)
 
 
 def test_a_chunk_is_coded_once_for_all_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    worked = []
-    monkeypatch.setattr(coding, "shorter", lambda data: worked.append(len(data)) or lossless.shorter(data))
+    worked: list[int] = []
 
-    async def play() -> None:
+    def work(data: bytes) -> bytes | None:
+        worked.append(len(data))
+        return lossless.shorter(data)
+
+    monkeypatch.setattr(coding, "shorter", work)
+
+    async def scene() -> None:
         coder, blob = Coder(), Blob.of(codes(2 * CHUNK_NBYTES + 9))
         places = [(at, min(CHUNK_NBYTES, blob.nbytes - at)) for at in range(0, blob.nbytes, CHUNK_NBYTES)]
         all_of_them = [await asyncio.gather(*(coder.chunk(blob, *place) for place in places)) for _ in range(5)]
@@ -91,7 +159,7 @@ def test_a_chunk_is_coded_once_for_all_peers(monkeypatch: pytest.MonkeyPatch) ->
             await coder.chunk(Blob.of(codes(300, seed=i + 1)), 0, 300)
         assert len(coder._chunks) == coding.KEPT_CHUNKS
 
-    asyncio.run(play())
+    asyncio.run(scene())
 
 
 def coded_chunk(coded: bytes, check: int = 0, *, nbytes: int | None = None) -> bytes:
@@ -123,54 +191,64 @@ LIES = {
 }
 
 
+def head(data: bytes) -> bytes:
+    return struct.pack("<32sQQQ", digest_of(data), len(data), 0, len(data))
+
+
 @pytest.mark.parametrize("lie", LIES)
-def test_coded_chunks_that_lie_are_refused_and_counted(world: World, scene: Scene, lie: str) -> None:
+def test_coded_chunks_that_lie_are_refused_and_counted(lie: str) -> None:
     reason, said = LIES[lie]
 
-    async def play() -> None:
+    async def scene(pair: Pair) -> None:
         arrived: list[bytes] = []
-        scene.a.accept_blob = lambda *_: True
-        scene.a.on_blob = lambda peer, digest, data: arrived.append(digest)
-        before = scene.a.refused[reason]
-        await scene.evil.say(bulk.PUSH, push_head(digest_of(DATA), len(DATA), 0, len(DATA)), said, end=reason == "ended early")
-        await scene.counted(reason, before)
+        pair.bulks[A].on_blob = lambda peer, digest, data: arrived.append(data)
+        await pair.say(head(DATA), said)
+        while not pair.traffic[A].refused.total():
+            await asyncio.sleep(0.001)
+        assert dict(pair.traffic[A].refused) == {reason: 1}
         assert arrived == []
-        assert not scene.a._bulk._arrivals
-        await scene.honest()
+        assert not pair.bulks[A]._arrivals
+        blob = Blob.of(DATA)
+        await pair.bulks[B].push(A, blob)  # the very blob, from an honest member
+        assert arrived == [DATA]
 
-    world.run(play())
+    play(scene)
 
 
 @pytest.mark.parametrize("lie", ["a bomb", "cut short", "other bytes"])
-def test_a_fetch_goes_on_where_chunks_are_not_coded_lies(world: World, scene: Scene, lie: str) -> None:
-    async def play() -> None:
-        blob = Blob.of(DATA)
-        scene.b.blobs.put(blob)
-        said = struct.pack("<BQ", 0, len(DATA)) + LIES[lie][1]
-        await scene.evil.serve(bulk.FETCH, lambda reader, writer: answer_fetches(reader, writer, DATA, lambda n: said))
-        before = scene.a.refused[LIES[lie][0]]
-        assert await scene.a.fetch(blob.digest, len(DATA), [scene.evil.key, scene.b.key]) == DATA
-        assert scene.a.refused[LIES[lie][0]] > before
-        scene.b.blobs.drop(blob.digest)
+def test_a_fetch_goes_on_where_nobody_lies(lie: str) -> None:
+    reason, said = LIES[lie]
 
-    world.run(play())
+    async def scene(pair: Pair) -> None:
+        async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readexactly(48)
+            writer.write(struct.pack("<BQ", 0, len(DATA)) + said)
+            await writer.drain()
+
+        pair.says = says
+        pair.stores[B].put(Blob.of(DATA))
+        assert await pair.bulks[A].fetch(digest_of(DATA), len(DATA), [EVIL, B], None) == DATA
+        assert pair.traffic[A].refused[reason] == 1
+
+    play(scene)
 
 
 def test_the_network_of_tests_counts_as_nodes_do() -> None:
-    async def play() -> None:
-        network = Network()
-        a, b = network.node(b"a" * 32), network.node(b"b" * 32)
-        diary = Diary(a)
+    async def scene() -> None:
+        network = Network(stall_s=60.0)
+        a, b = network.node(A), network.node(B)
+        up = asyncio.Event()
+        a.on_up = lambda peer: up.set()
         await a.start()
         await b.start()
-        a.connect(b.key)
-        await diary.until("up", b.key)
+        a.connect(B)
+        await asyncio.wait_for(up.wait(), 60)
         blob = Blob.of(codes(1_200_000))
         b.accept_blob = lambda *_: True
-        await a.push(b.key, blob)
+        await a.push(B, blob)
         assert a.sent_nbytes == b.received_nbytes < blob.nbytes / 6
         assert a.sent_nbytes + a.traffic.saved_nbytes == blob.nbytes
-        assert await a.fetch(blob.digest, blob.nbytes, [b.key]) == blob.data
+        assert await a.fetch(blob.digest, blob.nbytes, [B]) == blob.data
         assert b.sent_nbytes == a.received_nbytes == a.sent_nbytes
 
-    asyncio.run(play())
+    asyncio.run(scene())
