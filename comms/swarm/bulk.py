@@ -92,8 +92,9 @@ class Bulk:
             claimed = _claim(arrival, offset, length)
             writer.write(bytes([_GO]))
             for at, size in claimed:
-                self._traffic.received_nbytes += await _read_chunk(reader, memoryview(arrival.data)[at : at + size])
+                came = await _read_chunk(reader, memoryview(arrival.data)[at : at + size])
                 arrival.left_nbytes -= size
+                self._traffic.received_nbytes += came
             if arrival.left_nbytes == 0:
                 await self._arrived(arrival, digest)
             good = await asyncio.wait_for(asyncio.shield(arrival.whole), 12 * STALL_S)
@@ -333,7 +334,8 @@ class _Fetch:
             raise PeerError("lies about size", f"{nbytes} bytes instead of {len(self._data)}")
         for at in _offsets(offset, length):
             size = min(CHUNK_NBYTES, offset + length - at)
-            self._bulk._traffic.received_nbytes += await _read_chunk(reader, self._data[at : at + size])
+            came = await _read_chunk(reader, self._data[at : at + size])
+            self._bulk._traffic.received_nbytes += came
 
     def _tell(self) -> None:
         self._news.set()

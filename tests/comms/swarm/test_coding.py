@@ -84,10 +84,15 @@ class Pair:
         writer.close()
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "STALL_S", 60.0)  # nothing here is about time
+
+
 def play(scene: Callable[[Pair], Awaitable[None]]) -> None:
     async def run() -> None:
         async with Pair() as pair:
-            await asyncio.wait_for(scene(pair), 60)
+            await asyncio.wait_for(scene(pair), 300)
 
     asyncio.run(run())
 
