@@ -60,7 +60,7 @@ class Replica:
     def keep(self, residual: Tensor | None) -> None:
         """Take the residual of a message; the memory of the one before is for the next."""
         if residual is not None:
-            self.residual, self._spare = residual, self.residual
+            self.residual, self._spare = residual, None if self._gate else self.residual
 
     def fits(self, params: Sequence[Tensor]) -> bool:
         """Whether the layout is still that of these parameters."""

@@ -141,10 +141,15 @@ def test_behind_a_gate_members_send_a_fraction_of_their_payloads_and_count_it(sw
     gated = {"width": 300, "lr": 1e-4, "codec": "int8", "visible": torch.bfloat16}
     first = swarm.add(**gated)
     swarm.add(**gated)
+    first.rounds(2, counted=2)  # what the newcomer took is counted
+    before = [member.opt.stats() for member in swarm.members]
     first.rounds(4, counted=2)
-    stats = [member.opt.stats() for member in swarm.stop()]
-    for told in stats:
-        assert 0 < told.wire_sent < told.payload_sent / 4  # with heartbeats, and for one of them the state that the newcomer took
+    swarm.stop()
+    for member, then in zip(swarm.members, before, strict=True):
+        now = member.opt.stats()
+        payload, sent, received = (getattr(now, f) - getattr(then, f) for f in ("payload_sent", "wire_sent", "wire_received"))
+        assert 0 < sent < payload / 4  # with heartbeats
+        assert 0 < received < payload / 4
     weights = [torch.cat([p.detach().reshape(-1) for p in member.model.parameters()]) for member in swarm.members]
     assert torch.equal(*weights)
     check(swarm)
