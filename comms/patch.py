@@ -14,21 +14,18 @@ and the entropy coder adapts to each exponent by itself.
 
 - A change is the difference of two 16-bit keys that order all bfloat16 patterns by value (NaN outermost), modulo 2^16, zigzag: 1 unit down
   is 1, 1 unit up is 2. Its low and high bytes are two planes.
-- A gap is how many unchanged values precede a changed one. `gap >> shift` is written as bytes, each 255 meaning "255 and more to come"; the
-  low `shift` bits follow as `rest`, packed, least significant first.
 - Integers are little-endian. Without old weights every old value counts as 0, and the order is that of the tensor: the planes are then
   exponents, and mantissas with their sign, so that a whole set of weights takes about 2/3 of its bytes.
 
 No patch is longer than `limit_nbytes`: a block that gains nothing is stored.
 """
 
-import struct
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thinwire.comms import gaps
 from thinwire.comms.sections import Reader, section
 from thinwire.comms.wire import WireError
 
@@ -36,9 +33,6 @@ Words = NDArray[np.uint16]
 
 BLOCK = 1 << 22  # values; bounds what encoder and decoder hold beside the weights
 _SAME, _STORED, _DENSE, _SPARSE = range(4)
-_ESCAPE = 255
-_LENGTH = struct.Struct("<I")
-_SPARSE_HEAD = struct.Struct("<IB")
 
 
 def limit_nbytes(numel: int) -> int:
@@ -149,36 +143,13 @@ def _unkey(keys: Words) -> Words:
 
 
 def _encode_sparse(change: Words, places: NDArray[np.intp]) -> bytes:
-    gaps = np.diff(places, prepend=-1) - 1
-    shift = max(0, int(len(change) // max(1, len(places))).bit_length() - 6)  # quotients of about 32: a byte holds nearly all of them
-    quotients = gaps >> shift
-    ends = np.cumsum(quotients // _ESCAPE + 1)
-    coded = np.full(ends[-1] if len(ends) else 0, _ESCAPE, np.uint8)
-    coded[ends - 1] = quotients % _ESCAPE
-    bits = (gaps[:, None] >> np.arange(shift) & 1).astype(np.uint8)
-    rest = np.packbits(bits, bitorder="little")
-    head = _SPARSE_HEAD.pack(len(places), shift) + _LENGTH.pack(len(coded))
-    return head + section(coded) + section(rest) + _encode_planes(change[places])
+    return gaps.write(places, len(change)) + _encode_planes(change[places])
 
 
 def _decode_sparse(reader: Reader, numel: int) -> Words:
-    count, shift = _SPARSE_HEAD.unpack(reader.take(_SPARSE_HEAD.size))
-    (nbytes,) = _LENGTH.unpack(reader.take(_LENGTH.size))
-    if count > numel or (shift and count << shift > numel) or not count <= nbytes <= count + numel // _ESCAPE:
-        raise WireError(f"{count} changes of {numel} values in {nbytes} bytes of gaps")
-    coded = np.frombuffer(reader.section(nbytes), np.uint8)
-    ends = np.flatnonzero(coded != _ESCAPE)
-    if len(ends) != count or (nbytes and ends[-1] != nbytes - 1):
-        raise WireError(f"gaps of {len(ends)} changes, expected {count}")
-    quotients = coded[ends] + _ESCAPE * (np.diff(ends, prepend=-1) - 1)
-    rest = np.frombuffer(reader.section(-(-count * shift // 8)), np.uint8)
-    bits = np.unpackbits(rest, count=count * shift, bitorder="little").reshape(count, shift)
-    gaps = (quotients << shift) + (bits.astype(np.int64) << np.arange(shift)).sum(1)
-    places = np.cumsum(gaps + 1) - 1
-    if count and places[-1] >= numel:
-        raise WireError(f"a change at {places[-1]} of {numel} values")
+    places = gaps.read(reader, numel)
     change = np.zeros(numel, np.uint16)
-    change[places] = _decode_planes(reader, count)
+    change[places] = _decode_planes(reader, len(places))
     return change
 
 

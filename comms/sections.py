@@ -23,15 +23,16 @@ def section(plane: Bytes) -> bytes:
     raw = plane.tobytes()
     step = len(raw) // _SAMPLES
     sample = raw if step <= _SAMPLE_NBYTES else b"".join(raw[i * step : i * step + _SAMPLE_NBYTES] for i in range(_SAMPLES))
-    strategy = min((zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY), key=lambda each: len(_deflated(sample, each)))
-    if len(_deflated(sample, strategy)) < len(sample):
-        coded = _deflated(raw, strategy)
+    strategy = min((zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY), key=lambda each: len(deflated(sample, each)))
+    if len(deflated(sample, strategy)) < len(sample):
+        coded = deflated(raw, strategy)
         if len(coded) < len(raw):
             return _LENGTH.pack(len(coded) | _DEFLATED) + coded
     return _LENGTH.pack(len(raw)) + raw
 
 
-def _deflated(raw: bytes, strategy: int) -> bytes:
+def deflated(raw: bytes, strategy: int = zlib.Z_HUFFMAN_ONLY) -> bytes:
+    """RFC 1951, level 1."""
     coder = zlib.compressobj(1, zlib.DEFLATED, -15, 9, strategy)
     return coder.compress(raw) + coder.flush()
 
@@ -44,7 +45,7 @@ class Reader:
 
     def take(self, nbytes: int) -> memoryview:
         if nbytes > len(self.data) - self.at:
-            raise WireError("the patch ends early")
+            raise WireError("the bytes end early")
         self.at += nbytes
         return self.data[self.at - nbytes : self.at]
 

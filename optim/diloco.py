@@ -18,6 +18,7 @@ from thinwire.optim.aggregate import Aggregator
 from thinwire.optim.base import OnRound, Synchronised
 from thinwire.optim.engine import IDLE, Job, Outcome
 from thinwire.optim.fragment import local
+from thinwire.optim.gate import Gate, built
 from thinwire.optim.message import Message
 from thinwire.optim.outer import SGD, OuterRule
 from thinwire.optim.replica import Replica
@@ -49,6 +50,10 @@ class DiLoCo(Synchronised):
     - `group`: a `Group`, a `ProcessGroup`, a one-dimensional `DeviceMesh`, or None for the torchrun environment (alone outside of it).
     - `outer_lr`, `outer_momentum`, `nesterov`: the outer SGD; or `outer(anchor, update, round) -> anchor` on `(numel,)` float32.
     - `decay`: of the residual between rounds; 1.0 loses nothing. Unused by the lossless codec.
+    - `visible`: torch.bfloat16 (or float16): send only what changes the weights in that type, keep the rest in the residual
+      (`thinwire.optim.gate`; PULSELoCo, arXiv:2602.03839). For learning rates around 1e-6, over a transport that codes zeros short (a
+      `SwarmGroup`). Averages plainly (outer learning rate 1 unless given) with decay 1; not with momentum, a rule of one's own, a basis, or
+      codecs without a zero (sign).
     - `aggregate`: "mean", "contributors", "clipped" (thinwire.optim.robust; the default where members come and go), "trimmed" or
       "median" (dense codecs only), or a function; sparse codecs default to contributors.
     - `initial`: "equal" checks that members start from the same weights, "member0" sends its weights to all. Where members come and go
@@ -81,6 +86,7 @@ class DiLoCo(Synchronised):
         nesterov: bool | None = None,
         outer: OuterRule | None = None,
         decay: float | None = None,
+        visible: torch.dtype | None = None,
         aggregate: str | Aggregator | None = None,
         initial: str = "equal",
         on_round: OnRound | None = None,
@@ -98,6 +104,12 @@ class DiLoCo(Synchronised):
             raise ValueError(f"{self._codec} sends votes, which say no size; DiLoCo needs one: choose sign or int values")
         self._sync_every = checks.positive("sync_every", sync_every)
         self._overlap = checks.overlap(overlap, self._sync_every)
+        self._gate: Gate | None = None
+        if visible is not None:
+            self._gate = built(visible, self._codec, lr=outer_lr, momentum=outer_momentum, nesterov=nesterov, outer=outer, decay=decay)
+            self._outer: SGD | OuterRule = SGD(self._gate.lr)
+            self._decay = 1.0
+            return
         self._outer = _outer_rule(self._codec, outer_lr, outer_momentum, nesterov, outer)
         if decay is None:
             decay = SPARSE_DECAY if self._codec.sparse else DENSE_DECAY
@@ -336,12 +348,14 @@ class DiLoCo(Synchronised):
 
     def _settings(self) -> dict[str, object]:
         outer = self._outer if isinstance(self._outer, SGD) else getattr(self._outer, "__qualname__", type(self._outer).__name__)
-        return {"sync_every": self._sync_every, "overlap": self._overlap, "decay": self._decay, "outer": outer}
+        shown = {} if self._gate is None else {"visible": str(self._gate.dtype)}
+        return {"sync_every": self._sync_every, "overlap": self._overlap, "decay": self._decay, "outer": outer} | shown
 
     def _new_replica(self, params: list[Tensor]) -> Replica:
         momentum = isinstance(self._outer, SGD) and self._outer.momentum > 0
         overlaps = self._overlap > 0 or self._elastic()  # a round may land late
-        return Replica(params, self._codec, anchor=True, momentum=momentum, residual=self._decay > 0, overlaps=overlaps)
+        residual = self._decay > 0
+        return Replica(params, self._codec, anchor=True, momentum=momentum, residual=residual, overlaps=overlaps, gate=self._gate)
 
     def _shared_tensors(self) -> Iterator[tuple[str, Tensor]]:
         anchors = [part for replica in self._replicas for part in replica.fragment.split(replica.anchor)]  # type: ignore[arg-type]

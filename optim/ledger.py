@@ -16,7 +16,8 @@ PHASES = ("compute", "encode", "exchange", "decode", "apply")
 class RoundInfo:
     """The record of one round.
 
-    `payload_*` are codec bytes, `wire_*` add the frames' headers (what was handed to the transport); `dense_nbytes` is what this member
+    `payload_*` are codec bytes, fixed by the plan; `wire_*` are what was handed to the transport: with the frames' headers, and in a swarm
+    after lossless coding, which can make them far fewer (`DiLoCo(visible=)`). `dense_nbytes` is what this member
     would have sent for the same round in float32 by a ring all-reduce, `ratio` that over `wire_sent`. `seconds` splits the time since
     the last round; `hidden_s` is how much of its "compute" the exchange ran beside, so that nobody waited. `error` says why nothing was
     averaged, None on success. `rejected` are members whose payload did not count, `missing` those that did not take part; each with the

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from thinwire.kernels import dispatch
-from thinwire.kernels.vector import all_finite
+from thinwire.kernels.vector import all_finite, flush
 from thinwire.optim import residual
 from thinwire.optim.fragment import Fragment, gather_flat, local
+from thinwire.optim.gate import Gate, source
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +39,17 @@ def encode(
     held: Tensor | None = None,
     spare: Tensor | None = None,
     decay: float,
+    gate: Gate | None = None,
 ) -> Message:
     """The message of `tensors`, or of anchor - tensors (a pseudo-gradient).
 
     - `anchor`: `(numel,)` float32. `held`: the residual, `(rows, chunk)` float32 in the basis, or None where none is kept.
     - `spare`: memory like `held` that `kept` may be written into.
+    - `gate`: sends only what shows; needs `anchor` and `held`, and a codec without a basis.
     """
+    if gate is not None:
+        assert anchor is not None and held is not None
+        return _gated(fragment, tensors, anchor, held, decay, gate)
     sources = [local(tensor).detach() for tensor in tensors]
     program = fragment.plan.program
     device = sources[0].device if sources else torch.device("cpu")
@@ -58,6 +64,28 @@ def encode(
         return dispatch.encode(program, sources, anchor=anchor, held=held, decay=decay, code=False, kept=made.kept).kept
 
     return Message(made.payload, made.kept, whole, bad == 0, nan if bad else sqrt(squares), sqrt(kept_squares))
+
+
+def _gated(fragment: Fragment, tensors: Sequence[Tensor], anchor: Tensor, held: Tensor, decay: float, gate: Gate) -> Message:
+    """What shows is coded, what does not stays: sent + kept equals whole bit for bit.
+
+    The sum is made before the codec sees it, so it is that of the stages; the fused kernels only code what is left of it.
+    """
+    plan = fragment.plan
+    flat = source(anchor, tensors)
+    whole = residual.added(held, flush(fragment.matrix(flat)), decay=decay)
+    shows = gate.shows(fragment.matrix(anchor), whole)
+    visible = torch.where(shows, whole, 0.0)
+    if plan.program is not None and dispatch.runs_fused(plan.program, visible.device):
+        made = dispatch.encode(plan.program, [visible.view(-1)[: fragment.numel]])
+        payload, left = made.payload, made.kept
+        assert left is not None
+    else:
+        coded = residual.encode(plan, None, visible, decay=0.0)
+        payload, left = coded.payload, coded.kept
+    kept = torch.where(shows, left, whole)
+    finite = all_finite(flat)
+    return Message(payload, kept, lambda: whole, finite, norm([flat]) if finite else nan, norm([kept]))
 
 
 def silent(fragment: Fragment, device: torch.device) -> Message:

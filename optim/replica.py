@@ -10,6 +10,7 @@ from thinwire.comms.codec import Codec
 from thinwire.kernels import dispatch
 from thinwire.kernels.vector import all_finite
 from thinwire.optim.fragment import Fragment, gather_flat, local
+from thinwire.optim.gate import Gate
 from thinwire.optim.message import Message, encode
 from thinwire.optim.shards import PADDING, exported, is_sharded, part_of
 
@@ -26,7 +27,15 @@ class Replica:
     """
 
     def __init__(
-        self, params: Sequence[Tensor], codec: Codec, *, anchor: bool, momentum: bool, residual: bool, overlaps: bool = False
+        self,
+        params: Sequence[Tensor],
+        codec: Codec,
+        *,
+        anchor: bool,
+        momentum: bool,
+        residual: bool,
+        overlaps: bool = False,
+        gate: Gate | None = None,
     ) -> None:
         self.fragment = Fragment([local(p).shape for p in params], codec)
         self.device = device = local(params[0]).device if params else torch.device("cpu")
@@ -38,10 +47,13 @@ class Replica:
         self.mark: Tensor | None = None
         self.aloft: Message | None = None
         self._overlaps = overlaps
+        self._gate = gate
         self._spare: Tensor | None = None
 
     def encode(self, tensors: Sequence[Tensor], *, decay: float) -> Message:
         """The message of `tensors` (of anchor - tensors where there is an anchor) and the residual; nothing changes until `keep`."""
+        if self._gate is not None:
+            return encode(self.fragment, tensors, anchor=self.anchor, held=self.residual, decay=decay, gate=self._gate)
         if self._spare is None and self.residual is not None:
             self._spare = dispatch.residual(self.fragment.plan.rows, self.fragment.plan.chunk, self.residual.device)
         return encode(self.fragment, tensors, anchor=self.anchor, held=self.residual, spare=self._spare, decay=decay)
@@ -49,7 +61,7 @@ class Replica:
     def keep(self, residual: Tensor | None) -> None:
         """Take the residual of a message; the memory of the one before is for the next."""
         if residual is not None:
-            self.residual, self._spare = residual, self.residual
+            self.residual, self._spare = residual, None if self._gate else self.residual
 
     def fits(self, params: Sequence[Tensor]) -> bool:
         """Whether the layout is still that of these parameters."""

@@ -32,12 +32,18 @@ def encode(plan: Plan, residual: Tensor | None, x: Tensor, *, decay: float, gain
     sent + kept equals whole bit for bit for every codec but `sign` (there to an ulp of the row's scale); a vote counts as all of its
     coefficient.
     """
+    whole = added(residual, x, decay=decay, gain=gain)
+    payload = plan.encode(whole)
+    return Message(payload, _subtract(plan, whole, payload), whole)
+
+
+def added(residual: Tensor | None, x: Tensor, *, decay: float, gain: float = 1.0) -> Tensor:
+    """The residual with `x` in it: what is encoded."""
     whole = x if gain == 1.0 else x * gain
     if residual is not None and decay != 0.0:
         carried = flush(residual)  # what decays forever would become denormal, and slow
         whole = (carried if decay == 1.0 else carried * decay) + whole
-    payload = plan.encode(whole)
-    return Message(payload, _subtract(plan, whole, payload), whole)
+    return whole
 
 
 def _subtract(plan: Plan, whole: Tensor, payload: Tensor) -> Tensor:

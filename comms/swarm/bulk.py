@@ -6,7 +6,7 @@ blobs go over several streams at once, as one libp2p stream carries about 60 Mbi
     push   -> digest 32, nbytes 8, offset 8, length 8   <- status   -> chunks   <- status
     fetch  -> digest 32, offset 8, length 8             <- status, nbytes 8, then chunks; again and again on one stream
     ask    -> name length 1, name, length 4, request    <- status, length 4, answer or reason
-    chunk  = length 4, xxh3 of the data 8, data; 512 KiB, the last one less
+    chunk  = length 4 (highest bit: coded, see coding.py), xxh3 of the data 8, data; 512 KiB before coding, the last one less
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import xxhash
 
 from thinwire.comms.swarm.blobs import CHUNK_NBYTES, Blob, BlobStore, digest_of
+from thinwire.comms.swarm.coding import CODED, Coder, decoded
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Traffic
 
 log = logging.getLogger("thinwire")
@@ -27,7 +28,7 @@ log = logging.getLogger("thinwire")
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Serve = dict[str, Callable[[Key, bytes], Awaitable[bytes]]]
 
-PUSH, FETCH, ASK = "/thinwire/push/1", "/thinwire/fetch/1", "/thinwire/ask/1"
+PUSH, FETCH, ASK = "/thinwire/push/2", "/thinwire/fetch/2", "/thinwire/ask/1"
 STALL_S = 5.0  # without a single byte
 MAX_STREAMS = 4  # for one blob
 MAX_PEER_STREAMS = 64  # that one peer may have open here
@@ -57,6 +58,7 @@ class Bulk:
 
     def __init__(self, open_: Callable[[Key, str], Awaitable[Streams]], blobs: BlobStore, serve: Serve, traffic: Traffic) -> None:
         self._open, self._blobs, self._serve, self._traffic = open_, blobs, serve, traffic
+        self._coder = Coder()
         self._arrivals: dict[bytes, _Arrival] = {}
         self._open_streams: Counter[Key] = Counter()
         self.accept: Callable[[Key, bytes, int], bool] = lambda peer, digest, nbytes: False
@@ -90,9 +92,9 @@ class Bulk:
             claimed = _claim(arrival, offset, length)
             writer.write(bytes([_GO]))
             for at, size in claimed:
-                await _read_chunk(reader, memoryview(arrival.data)[at : at + size])
+                came = await _read_chunk(reader, memoryview(arrival.data)[at : at + size])
                 arrival.left_nbytes -= size
-                self._traffic.received_nbytes += size
+                self._traffic.received_nbytes += came
             if arrival.left_nbytes == 0:
                 await self._arrived(arrival, digest)
             good = await asyncio.wait_for(asyncio.shield(arrival.whole), 12 * STALL_S)
@@ -252,10 +254,13 @@ class Bulk:
         view = memoryview(blob.data)
         for at in _offsets(offset, length):
             data = view[at : min(at + CHUNK_NBYTES, offset + length)]
-            writer.write(_CHUNK.pack(len(data), xxhash.xxh3_64_intdigest(data)))
-            writer.write(data)
+            coded = await self._coder.chunk(blob, at, len(data))
+            sent, flag = (data, 0) if coded is None else (coded, CODED)
+            writer.write(_CHUNK.pack(len(sent) | flag, xxhash.xxh3_64_intdigest(data)))
+            writer.write(sent)
             await _drained(writer)
-            self._traffic.sent_nbytes += len(data)
+            self._traffic.sent_nbytes += len(sent)
+            self._traffic.saved_nbytes += len(data) - len(sent)
 
 
 class _Fetch:
@@ -329,8 +334,8 @@ class _Fetch:
             raise PeerError("lies about size", f"{nbytes} bytes instead of {len(self._data)}")
         for at in _offsets(offset, length):
             size = min(CHUNK_NBYTES, offset + length - at)
-            await _read_chunk(reader, self._data[at : at + size])
-            self._bulk._traffic.received_nbytes += size
+            came = await _read_chunk(reader, self._data[at : at + size])
+            self._bulk._traffic.received_nbytes += came
 
     def _tell(self) -> None:
         self._news.set()
@@ -370,20 +375,25 @@ async def _read(reader: asyncio.StreamReader, nbytes: int, *, patience_s: float 
     return await asyncio.wait_for(reader.readexactly(nbytes), patience_s or STALL_S)
 
 
-async def _read_chunk(reader: asyncio.StreamReader, into: memoryview) -> None:
-    """Read one chunk of exactly that size; every byte that comes renews the patience."""
-    nbytes, check = _CHUNK.unpack(await _read(reader, _CHUNK.size))
-    if nbytes != len(into):
-        raise PeerError("lies about size", f"a chunk of {nbytes} bytes instead of {len(into)}")
+async def _read_chunk(reader: asyncio.StreamReader, into: memoryview) -> int:
+    """Read one chunk of exactly that size, before coding; returns the bytes that came. Every one of them renews the patience."""
+    length, check = _CHUNK.unpack(await _read(reader, _CHUNK.size))
+    coded, nbytes = bool(length & CODED), int(length & ~CODED)
+    if nbytes >= len(into) if coded else nbytes != len(into):
+        raise PeerError("lies about size", f"a chunk of {nbytes} bytes{' after coding' if coded else ''} instead of {len(into)}")
+    came = memoryview(bytearray(nbytes)) if coded else into
     at = 0
     while at < nbytes:
         data = await asyncio.wait_for(reader.read(nbytes - at), STALL_S)
         if not data:
             raise EOFError("the stream ended within a chunk")
-        into[at : at + len(data)] = data
+        came[at : at + len(data)] = data
         at += len(data)
+    if coded:
+        await decoded(came, into)
     if xxhash.xxh3_64_intdigest(into) != check:
         raise PeerError("wrong bytes", "a chunk does not match its hash")
+    return nbytes
 
 
 async def _drained(writer: asyncio.StreamWriter) -> None:

@@ -12,14 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from thinwire.comms.swarm.blobs import Blob, BlobStore, digest_of
-from thinwire.comms.swarm.transport import (
-    MAX_MESSAGE_NBYTES,
-    MAX_QUEUED_MESSAGES,
-    MAX_RECORD_NBYTES,
-    Key,
-    PeerError,
-    Transport,
-)
+from thinwire.comms.swarm.coding import travelled
+from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, MAX_QUEUED_MESSAGES, MAX_RECORD_NBYTES, Key, PeerError, Transport
 
 
 class Network:
@@ -241,7 +235,7 @@ class MemoryNode(Transport):
         taken = await self._call(peer, lambda node: node._offered(self.key, blob))
         if taken is not True:
             raise PeerError("refused", "the peer does not want this blob")
-        self.traffic.sent_nbytes += blob.nbytes
+        self._gave(blob)
 
     async def fetch(self, digest: bytes, nbytes: int, holders: Sequence[Key], into: memoryview | None = None) -> bytes:
         why = "nobody holds it"
@@ -254,10 +248,11 @@ class MemoryNode(Transport):
             if not isinstance(blob, Blob) or blob.nbytes != nbytes or digest_of(blob.data) != digest:
                 self.refused["wrong bytes" if isinstance(blob, Blob) else "does not hold it"] += 1
                 continue
-            self.traffic.received_nbytes += nbytes
+            data, came = travelled(blob)
+            self.traffic.received_nbytes += came
             if into is None:
-                return bytes(blob.data)
-            into[:] = blob.data
+                return data
+            into[:] = data
             return b""
         raise PeerError("no holder left", why)
 
@@ -308,8 +303,8 @@ class MemoryNode(Transport):
         if digest_of(blob.data) != blob.digest:
             self.refused["wrong bytes"] += 1
             return False
-        data = bytes(blob.data)
-        self.traffic.received_nbytes += len(data)
+        data, came = travelled(blob)
+        self.traffic.received_nbytes += came
         self.blobs.put(Blob(blob.digest, data))
         self.on_blob(peer, blob.digest, data)
         return True
@@ -317,8 +312,13 @@ class MemoryNode(Transport):
     def _sought(self, digest: bytes) -> object:
         blob = self.blobs.get(digest)
         if blob is not None:
-            self.traffic.sent_nbytes += blob.nbytes
+            self._gave(blob)
         return blob
+
+    def _gave(self, blob: Blob) -> None:
+        went = travelled(blob)[1]
+        self.traffic.sent_nbytes += went
+        self.traffic.saved_nbytes += blob.nbytes - went
 
     def _asked(self, peer: Key, name: str, request: bytes) -> object:
         handler = self.serve.get(name)

@@ -29,11 +29,12 @@ class PeerError(RuntimeError):
 
 @dataclass
 class Traffic:
-    """What went through a node: bytes handed over, and what was refused, by reason."""
+    """What went through a node: bytes handed over, those that coding has saved of what was sent, and what was refused, by reason."""
 
     refused: Counter[str] = field(default_factory=Counter)
     sent_nbytes: int = 0
     received_nbytes: int = 0
+    saved_nbytes: int = 0
 
 
 def _nothing(*_: object) -> None:
@@ -57,7 +58,7 @@ class Transport(ABC):
     - `on_blob(peer, digest, data)`: a pushed blob is whole, its sha256 right, and it lies in `blobs`.
     - `admit(peer)`: whether to have anything to do with a peer; at first everybody is welcome.
     - `serve`: by name, who answers the questions of `ask`; what a handler raises as `PeerError` reaches the asker.
-    - `sent_nbytes`, `received_nbytes`: messages, blobs and answers handed over, without what libp2p adds.
+    - `sent_nbytes`, `received_nbytes`: messages, blobs (as they went, after coding) and answers handed over, without what libp2p adds.
     - `refused`: what was not taken from others, by reason.
     """
 

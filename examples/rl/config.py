@@ -84,6 +84,8 @@ class Learners(Table):
     """Without it they only share rollouts, if `foreign_groups` says so."""
     sync_every: int = 10
     codec: str = "int4"
+    visible: bool = False
+    """Exchange only what changes the bfloat16 weights, keep the rest until it does: for learning rates around 1e-6."""
 
 
 class EnvironmentJudge(Table, tag_field="kind", tag="environment"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -94,7 +95,8 @@ def alone(config: Config, group: Any = None) -> Alone:
     optimizer: Optimizer = adamw(own.module, config)
     if group is not None:
         learners = config.learners
-        optimizer = averaging(optimizer, group=group, sync_every=learners.sync_every, codec=learners.codec)
+        visible = torch.bfloat16 if learners.visible else None
+        optimizer = averaging(optimizer, group=group, sync_every=learners.sync_every, codec=learners.codec, visible=visible)
     return Alone(own, optimizer, config)
 
 

@@ -42,7 +42,17 @@ class Swarm:
 
 
 class Member:
-    def __init__(self, swarm: Swarm, *, first: bool, width: int = 32, sync_every: int = 2, split: str = "continue") -> None:
+    def __init__(
+        self,
+        swarm: Swarm,
+        *,
+        first: bool,
+        width: int = 32,
+        sync_every: int = 2,
+        split: str = "continue",
+        lr: float = 0.05,
+        **options: Any,
+    ) -> None:
         self.group = SwarmGroup(
             "run",
             None if first else ["somebody"],
@@ -52,8 +62,8 @@ class Member:
         )
         self.key = self.group.identity.key
         self.model = torch.nn.Linear(width, width)
-        inner = torch.optim.SGD(self.model.parameters(), lr=0.05)
-        self.opt = thinwire.DiLoCo(inner, group=self.group, sync_every=sync_every, on_round=self._on_round)
+        inner = torch.optim.SGD(self.model.parameters(), lr=lr)
+        self.opt = thinwire.DiLoCo(inner, group=self.group, sync_every=sync_every, on_round=self._on_round, **options)
         self.stopping, self.dead = threading.Event(), False
         self.counted = 0
         self.round = 0
@@ -124,6 +134,24 @@ def test_members_join_and_stay_identical(swarm: Swarm) -> None:
     swarm.add()
     first.rounds(3, counted=3)
     swarm.stop()
+    check(swarm)
+
+
+def test_behind_a_gate_members_send_a_fraction_of_their_payloads_and_count_it(swarm: Swarm) -> None:
+    gated = {"width": 300, "lr": 1e-4, "codec": "int8", "visible": torch.bfloat16}
+    first = swarm.add(**gated)
+    swarm.add(**gated)
+    first.rounds(2, counted=2)  # what the newcomer took is counted
+    before = [member.opt.stats() for member in swarm.members]
+    first.rounds(4, counted=2)
+    swarm.stop()
+    for member, then in zip(swarm.members, before, strict=True):
+        now = member.opt.stats()
+        payload, sent, received = (getattr(now, f) - getattr(then, f) for f in ("payload_sent", "wire_sent", "wire_received"))
+        assert 0 < sent < payload / 4  # with heartbeats
+        assert 0 < received < payload / 4
+    weights = [torch.cat([p.detach().reshape(-1) for p in member.model.parameters()]) for member in swarm.members]
+    assert torch.equal(*weights)
     check(swarm)
 
 

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,10 +65,11 @@ def test_messages_in_order_both_ways(world: World, pair: tuple[Node, Node]) -> N
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 512 << 10, (512 << 10) + 1, 9_000_000])
-def test_blobs_are_pushed_and_fetched(world: World, pair: tuple[Node, Node], nbytes: int) -> None:
+@pytest.mark.parametrize("filled", [os.urandom, bytes])
+def test_blobs_are_pushed_and_fetched(world: World, pair: tuple[Node, Node], nbytes: int, filled: Callable[[int], bytes]) -> None:
     async def scene() -> None:
         a, b = pair
-        blob = Blob.of(os.urandom(nbytes))
+        blob = Blob.of(filled(nbytes))
         arrived: list[tuple[bytes, bytes, bytes]] = []
         b.accept_blob = lambda peer, digest, size: (peer, digest, size) == (a.key, blob.digest, nbytes)
         b.on_blob = lambda peer, digest, data: arrived.append((peer, digest, data))
@@ -78,6 +80,7 @@ def test_blobs_are_pushed_and_fetched(world: World, pair: tuple[Node, Node], nby
         into = bytearray(nbytes)
         assert await a.fetch(blob.digest, nbytes, [b.key], memoryview(into)) == b""
         assert bytes(into) == blob.data
+        assert a.traffic.saved_nbytes == 0 or filled is bytes
         b.blobs.drop(blob.digest)
         with pytest.raises(PeerError, match="does not hold it"):
             await a.fetch(blob.digest, max(nbytes, 1), [b.key])

@@ -142,14 +142,15 @@ def test_a_reference_pulls_the_policy_back() -> None:
         learner(policy, reference=reference)
 
 
-def test_learners_that_average_stay_in_step_also_when_one_has_nothing_to_learn() -> None:
+@pytest.mark.parametrize("visible", [None, torch.bfloat16])
+def test_learners_that_average_stay_in_step_also_when_one_has_nothing_to_learn(visible: torch.dtype | None) -> None:
     world = thinwire.LocalGroup.world(2, timeout_s=60)
     told: dict[int, tuple[str, int]] = {}
 
     def follow(rank: int) -> None:
         torch.set_num_threads(1)
         policy = Tiny(**SMALL)
-        own = Learner(policy, averaging(AdamW(policy.module.parameters(), lr=1e-2), group=world[rank], sync_every=2))
+        own = Learner(policy, averaging(AdamW(policy.module.parameters(), lr=1e-2), group=world[rank], sync_every=2, visible=visible))
         for update in range(4):
             made = groups(policy, seed=10 * rank + update, version=update)
             own.update(made if (rank, update) != (1, 2) else [replace(group, rewards=(0.0,) * 4) for group in made])

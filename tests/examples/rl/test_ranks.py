@@ -28,8 +28,8 @@ from examples.rl.tasks import Sort
 from examples.rl.tiny import Tiny
 from examples.rl.trained import RankError, check
 from examples.rl.trainer import Trainer
-from tests.examples.rl.test_run import SMALL, TRAINER, Said
 from tests.examples.rl.test_sharded import batch
+from tests.examples.rl.world import SMALL, TRAINER, Said
 from tests.worlds import run_ranks
 from thinwire.comms.swarm.memory import Network as Memory
 
