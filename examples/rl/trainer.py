@@ -41,6 +41,7 @@ from examples.rl.reputation import Reputation, Trust
 from examples.rl.rollout import RolloutError, RolloutGroup, seal
 from examples.rl.sharing import Sharing
 from examples.rl.tasks import environment
+from examples.rl.tiny import weights_sha256
 from examples.rl.warmup import Warmup, warm_up
 from thinwire.comms.publish import Publisher, PublisherThread
 from thinwire.comms.swarm.transport import Key
@@ -76,7 +77,8 @@ class Trainer:
         self.optimizer: Optimizer = AdamW(self.policy.module.parameters(), lr=train.lr, betas=BETAS, weight_decay=0.0)
         if group is not None:
             learners = config.learners
-            self.optimizer = averaging(self.optimizer, group=group, sync_every=learners.sync_every, codec=learners.codec)
+            how: dict[str, Any] = {"sync_every": learners.sync_every, "codec": learners.codec, "log": folder / "rounds.jsonl"}
+            self.optimizer = averaging(self.optimizer, group=group, **how)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.buffer = ReplayBuffer(Capacity(groups=max(64, 8 * train.groups), max_staleness=train.max_staleness))
         self.reputation = Reputation(Trust(ban_s=config.verify.ban_s, floor=config.verify.rate))
@@ -135,19 +137,28 @@ class Trainer:
             groups = list(self._gather())
             waited_s = time.monotonic() - began
             told = learner.update(groups)
-            progress.update += 1
+            before, progress.update = progress.update, self._counted()
+            if progress.update != before + 1:
+                self._events.say("joined", update=progress.update)
             if progress.update % config.train.publish_every == 0:
                 self._published.result()  # of the version before: what went wrong with it is said here
                 self._publish()
             self._say(groups, told.numbers, waited_s)
-            if progress.update % config.train.evaluate_every == 0 or progress.update == config.train.updates:
+            if progress.update % config.train.evaluate_every == 0 or progress.update >= config.train.updates:
                 self._measure()
             if progress.update % config.train.checkpoint_every == 0:
                 self._save()
         if isinstance(self.optimizer, thinwire.DiLoCo):
             self.optimizer.close()
-        self._events.say("end", update=progress.update, accuracy=progress.accuracy[-1][1], **self._traffic())
+        sha256 = weights_sha256(self.policy.module)
+        self._events.say("end", update=progress.update, accuracy=progress.accuracy[-1][1], sha256=sha256, **self._traffic())
         return progress
+
+    def _counted(self) -> int:
+        """Updates so far. Of several learners each counts on from those whose weights it took: a step that only took them is none."""
+        if isinstance(self.optimizer, thinwire.DiLoCo):
+            return self.optimizer.global_step
+        return self.progress.update + 1
 
     def close(self) -> None:
         """End the threads of this trainer."""
