@@ -23,6 +23,7 @@ import thinwire
 from examples.rl.averaging import averaging
 from examples.rl.beacon import Ticker
 from examples.rl.buffer import Capacity, ReplayBuffer
+from examples.rl.capacity import Meter
 from examples.rl.checks import Checked, CheckLimits, Checks
 from examples.rl.config import Config
 from examples.rl.docket import Docket
@@ -33,7 +34,7 @@ from examples.rl.generate import adopted, generate
 from examples.rl.intake import Intake
 from examples.rl.learner import Learner
 from examples.rl.loss import GRPO
-from examples.rl.messages import GROUP, Verdict
+from examples.rl.messages import GROUP, Parcel, Verdict
 from examples.rl.network import Network
 from examples.rl.policy import policy
 from examples.rl.proofs import published
@@ -82,9 +83,17 @@ class Trainer:
         self._generator = torch.Generator().manual_seed(config.seed)
         self.buffer = ReplayBuffer(Capacity(groups=max(64, 8 * train.groups), max_staleness=train.max_staleness))
         self.reputation = Reputation(Trust(ban_s=config.verify.ban_s, floor=config.verify.rate))
+        self.meter = Meter(train.groups - train.own_groups - train.foreign_groups)
         self._resumed = self._load()  # before anybody can ask for the newest version
         self._intake = Intake(
-            network.transport, config.run, self._checks(), self, self.reputation, lambda: self.progress.version, on_accepted=self._accepted
+            network.transport,
+            config.run,
+            self._checks(),
+            self,
+            self.reputation,
+            lambda: self.progress.version,
+            on_accepted=self._accepted,
+            on_timed=self._timed,
         )
         self._docket = Docket(network, config.verifiers, ticker=Ticker(config.run), on_verdict=self._judged, seed=config.seed)
         self._publisher: PublisherThread | None = None
@@ -113,6 +122,9 @@ class Trainer:
     def _accepted(self, data: bytes, digest: bytes, checked: Checked) -> None:
         self._docket.consider(data, digest, checked.group.worker, self.reputation.sample_rate(checked.group.worker))
         self._sharing.offer(data, digest, checked.group.worker)
+
+    def _timed(self, worker: Key, version: int, parcel: Parcel) -> None:
+        self.meter.arrived(worker, version, work_s=parcel.work_s, since_s=parcel.since_s)
 
     def _judged(self, verifier: Key, worker: Key, verdict: Verdict) -> None:
         """In the event loop: a refusal drops what the worker has waiting; its reputation says for how long it is banned."""
@@ -143,6 +155,7 @@ class Trainer:
             if progress.update % config.train.publish_every == 0:
                 self._published.result()  # of the version before: what went wrong with it is said here
                 self._publish()
+            self.meter.updated(waited_s)
             self._say(groups, told.numbers, waited_s)
             if progress.update % config.train.evaluate_every == 0 or progress.update >= config.train.updates:
                 self._measure()
@@ -150,8 +163,8 @@ class Trainer:
                 self._save()
         if isinstance(self.optimizer, thinwire.DiLoCo):
             self.optimizer.close()
-        sha256 = weights_sha256(self.policy.module)
-        self._events.say("end", update=progress.update, accuracy=progress.accuracy[-1][1], sha256=sha256, **self._traffic())
+        told = {"sha256": weights_sha256(self.policy.module), "capacity": self.meter.told()}
+        self._events.say("end", update=progress.update, accuracy=progress.accuracy[-1][1], **told, **self._traffic())
         return progress
 
     def _counted(self) -> int:
@@ -233,6 +246,7 @@ class Trainer:
         assert self._publisher is not None
         self.progress.version += 1
         write_whole(self._folder / "version", str(self.progress.version).encode())
+        self.meter.published(self.progress.version)
         self._published = self._publisher.publish(self.policy.module.named_parameters(), extra=published())
         self.buffer.advance(self.progress.version)
 

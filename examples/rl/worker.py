@@ -42,6 +42,8 @@ class Worker:
         self._weights = Follower(network, config.run, trainer, self.policy.module)
         self._generator = torch.Generator().manual_seed(int.from_bytes(network.identity.key[:7], "little"))
         self._version, self._next, self._sha256 = 0, 0, b""
+        self._began = self._loaded = self._busy_s = 0.0  # the turn, this version, and the seconds of all turns that made groups
+        self._made = 0
         self.answers: Counter[str] = Counter()
         self._said = float("-inf")
 
@@ -49,6 +51,7 @@ class Worker:
         """Sample and send, until nobody listens to this process any more."""
         try:
             while self._events.alive:
+                self._began = time.monotonic()
                 wanted = self._refresh() and self._round()
                 if not wanted:  # enough for now: newer weights will want more
                     self._weights.wait(self._version, WAIT_S)
@@ -64,6 +67,7 @@ class Worker:
         if newest is not None and newest.number > self._version:
             newest.load_into(self.policy.module)
             self._version, self._next, self._sha256 = newest.number, 0, newest.sha256
+            self._loaded = time.monotonic()
         return self._version > 0
 
     def _round(self) -> bool:
@@ -86,19 +90,26 @@ class Worker:
             group = prove(group, self.policy, self._sha256, proofs=self.config.verify.proofs)
             receipt = self._send(group)
             wanted = receipt is not None and receipt.wanted
+        self._busy_s += time.monotonic() - max(self._began, self._loaded)
+        self._made += BATCH
         return wanted
 
     def _send(self, group: RolloutGroup) -> Receipt | None:
         """The trainer's answer; None when it could not be had."""
         data = seal(group, self._network.identity)
         if len(data) <= INLINE_NBYTES:
-            return self._deliver(Parcel(data))
+            return self._deliver(Parcel(data, **self._hints()))
         blob = Blob.of(data)
         self._network.loop.call(self._network.hold, blob)
         try:
-            return self._deliver(Parcel(b"", blob.digest, blob.nbytes))
+            return self._deliver(Parcel(b"", blob.digest, blob.nbytes, **self._hints()))
         finally:
             self._network.loop.call(self._network.release, blob.digest)
+
+    def _hints(self) -> dict[str, float]:
+        """What `capacity.Meter` is told: each duration by this clock alone."""
+        work_s = self._busy_s / self._made if self._made else 0.0
+        return {"work_s": work_s, "since_s": time.monotonic() - self._loaded}
 
     def _deliver(self, parcel: Parcel) -> Receipt | None:
         for _ in range(TRIES):
