@@ -83,11 +83,12 @@ class Killing:
     away_s: float = 5.0
     killed_at: int | None = None
     back: bool = False
+    _gone: bool = False
     _when: float = 0.0
 
     def look(self, run: Run) -> None:
         """Start it again when it has been away for long enough."""
-        if self.killed_at is not None and not self.back and time.monotonic() - self._when > self.away_s:
+        if self._gone and not self.back and time.monotonic() - self._when > self.away_s:
             self.back = True
             run.start(self.who, "trainer", run.trainer_keys, run.address)
 
@@ -101,8 +102,10 @@ class Killing:
         self.killed_at, self._when = event["update"], time.monotonic()
 
     def excuses(self, name: str) -> bool:
-        """Whether its end is this one's doing."""
-        return name == self.who and self.killed_at is not None and not self.back
+        """Whether this end is this one's doing: the first one after the signal."""
+        ours = name == self.who and self.killed_at is not None and not self._gone
+        self._gone = self._gone or ours
+        return ours
 
 
 @dataclass

@@ -6,8 +6,10 @@ push_pull   samples with what it has; newer weights come in behind it
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
@@ -45,6 +47,8 @@ class Worker:
         self._began = self._loaded = self._busy_s = 0.0  # the turn, this version, and the seconds of all turns that made groups
         self._made = 0
         self.answers: Counter[str] = Counter()
+        self._ended, self._lock = False, threading.Lock()  # the lock is of the answers
+        self._senders = ThreadPoolExecutor(BATCH, thread_name_prefix="thinwire-rl-send")
         self._said = float("-inf")
 
     def run(self) -> None:
@@ -57,6 +61,8 @@ class Worker:
                     self._weights.wait(self._version, WAIT_S)
                 self._say()
         finally:
+            self._ended = True
+            self._senders.shutdown(wait=True, cancel_futures=True)  # while there is a network: who waits for an answer gets one
             self._weights.close()
 
     def _refresh(self) -> bool:
@@ -71,8 +77,8 @@ class Worker:
         return self._version > 0
 
     def _round(self) -> bool:
-        """Sample some groups and send them; whether more of this version are wanted."""
-        task, wanted = self.config.task, True
+        """Sample some groups and send them together: far away each would take a round trip; whether more of this version are wanted."""
+        task = self.config.task
         groups = generate(
             self.policy,
             self.environment,
@@ -86,10 +92,12 @@ class Worker:
             generator=self._generator,
         )
         self._next += BATCH
+        sent: list[Future[Receipt | None]] = []
         for group in groups:
             group = prove(group, self.policy, self._sha256, proofs=self.config.verify.proofs)
-            receipt = self._send(group)
-            wanted = receipt is not None and receipt.wanted
+            sent.append(self._senders.submit(self._send, group))
+        receipts = [each.result() for each in sent]
+        wanted = all(receipt is not None and receipt.wanted for receipt in receipts)
         self._busy_s += time.monotonic() - max(self._began, self._loaded)
         self._made += BATCH
         return wanted
@@ -116,21 +124,27 @@ class Worker:
             try:
                 receipt = Receipt.decode(self._network.ask(self._trainer, GROUP, parcel.encode()))
             except PeerError as error:
-                self.answers[error.reason] += 1
+                self._count(error.reason)
                 receipt = None
             if receipt is not None and receipt.reason == "banned":
                 time.sleep(BANNED_S)
             if receipt is not None and receipt.reason not in AGAIN:
-                self.answers[receipt.reason or "accepted"] += 1
+                self._count(receipt.reason or "accepted")
                 return receipt
-            if not self._events.alive:
+            if self._ended or not self._events.alive:
                 return None
             self._weights.wait(self._version, WAIT_S)
         return None
+
+    def _count(self, answer: str) -> None:
+        with self._lock:
+            self.answers[answer] += 1
 
     def _say(self) -> None:
         if time.monotonic() - self._said > SAY_S:
             self._said = time.monotonic()
             transport = self._network.transport
             told = {"sent": transport.sent_nbytes, "received": transport.received_nbytes}
-            self._events.say("groups", version=self._version, answers=dict(self.answers), refused=dict(self._weights.refused), **told)
+            with self._lock:
+                answers = dict(self.answers)
+            self._events.say("groups", version=self._version, answers=answers, refused=dict(self._weights.refused), **told)
