@@ -4,7 +4,7 @@
     thinwire bench rl --quick               3 rows, one seed: a minute
     thinwire bench rl --rows average-int4 --seeds 0 1 2 3
     thinwire bench rl --rows killed-int4                                     processes, one is killed: 3 seeds, 8 minutes of two cores
-    thinwire bench rl --rows link-pull link-s1 link-s2 link-push_pull        processes over slow links (root): 3 seeds, 50 minutes
+    thinwire bench rl --rows link-pull link-s1 link-s2 link-push_pull        processes over slow links (root): 3 seeds, 40 minutes
     thinwire bench rl --show
 
 The task: sort five digits. The policy starts from demonstrations of which 30 % are right, samples correctly 10 % of the time, and has 80

@@ -80,7 +80,7 @@ class Killing:
 
     who: str = "trainer1"
     at: tuple[int, int] = (30, 35)
-    away_s: float = 5.0
+    away_s: float = 3.0
     killed_at: int | None = None
     back: bool = False
     _gone: bool = False

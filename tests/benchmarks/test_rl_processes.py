@@ -179,3 +179,11 @@ def test_rows_are_configurations_that_their_files_and_the_suite_allow(tmp_path: 
         Options(rows=("killed-int4",), updates=40)
     made = replace(template("killed-int4"), status=OK)
     assert (made.members, made.sync_every) == (2, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_learner_that_is_killed_comes_back_and_both_end_well() -> None:
+    made = benchmarks.rl.wired.measured(WIRED["killed-int4"], template("killed-int4"))
+    assert made.status == OK, made.reason
+    assert (made.numbers["final"] or 0) >= 0.80

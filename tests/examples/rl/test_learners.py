@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
+import examples.rl.__main__ as main
 import examples.rl.trainer
 from examples.rl.config import load
 from examples.rl.events import Events
@@ -18,6 +20,7 @@ from examples.rl.trainer import Stopped, Trainer
 from thinwire import SwarmGroup
 from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.memory import Network as Memory
+from thinwire.comms.swarm.transport import PeerError
 
 UPDATES, EVERY = 12, 2
 SMALL = {
@@ -141,3 +144,62 @@ def test_a_learner_that_was_killed_goes_on_from_where_the_others_are(place: Call
     common = [round_ for round_ in mine.keys() & theirs.keys() if theirs[round_][1] == 2]
     assert max(common) > 3
     assert all(mine[round_][0] == theirs[round_][0] for round_ in common)
+
+
+class Late:
+    """The network of a trainer, and its clock: another trainer is there after so many seconds."""
+
+    def __init__(self, identity: Identity, other_after_s: float) -> None:
+        self.identity, self._after_s, self.now = identity, other_after_s, 0.0
+        self.served: list[str] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def peers(self, role: str) -> list[bytes]:
+        return [bytes(32)] if self.now >= self._after_s else []
+
+    def ask(self, *question: Any) -> bytes:
+        return msgspec.msgpack.encode(["/ip4/there"])
+
+    def serve(self, name: str, handler: Any) -> None:
+        self.served.append(name)
+
+
+@pytest.mark.parametrize(
+    ("first", "back", "other_after_s", "joins"),
+    [(True, False, 99.0, None), (True, True, 20.0, ["/ip4/there"]), (True, True, 99.0, None), (False, False, 50.0, ["/ip4/there"])],
+)
+def test_the_first_learner_begins_a_swarm_but_looks_for_the_others_when_it_was_one(
+    first: bool, back: bool, other_after_s: float, joins: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me, other = Identity.generate(), Identity.generate()
+    keys = [one.key.hex() for one in ((me, other) if first else (other, me))]
+    peers = ["/ip4/127.0.0.1/tcp/1"] if back or not first else []
+    config = load(Path("examples/rl/learners.toml"), {"network.trainers": keys, "network.initial_peers": peers})
+    if back:
+        Identity.load_or_create(tmp_path / "learner-key")
+    network, given = Late(me, other_after_s), list[Any]()
+
+    def group(run: str, known: list[str] | None, **options: Any) -> Any:
+        given.append(known)
+        return type("Group", (), {"addresses": lambda self: ["/ip4/here"]})()
+
+    monkeypatch.setattr(main, "time", network)
+    monkeypatch.setattr(main, "SwarmGroup", group)
+    main.learners(config, network, tmp_path)  # type: ignore[arg-type]
+    assert given == [joins]
+    assert network.now <= (31 if back else 4 if first else 60)
+    assert network.served == ["rl/learners"]
+
+
+def test_a_learner_that_finds_no_other_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    me, other = Identity.generate(), Identity.generate()
+    config = load(Path("examples/rl/learners.toml"), {"network.trainers": [other.key.hex(), me.key.hex()]})
+    network = Late(me, 99.0)
+    monkeypatch.setattr(main, "time", network)
+    with pytest.raises(PeerError, match="start the first of the trainers' keys first"):
+        main.learners(config, network, tmp_path)  # type: ignore[arg-type]
