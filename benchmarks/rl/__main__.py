@@ -1,13 +1,16 @@
 """Reinforcement learning of one small policy: stale rollouts, averaged learners and shared rollouts, each against what it replaces.
 
-    thinwire bench rl                       12 rows, 3 seeds: about 15 minutes of one core
+    thinwire bench rl                       15 rows, 3 seeds: about 20 minutes of one core
     thinwire bench rl --quick               3 rows, one seed: a minute
     thinwire bench rl --rows average-int4 --seeds 0 1 2 3
+    thinwire bench rl --rows killed-int4                                     processes, one is killed: 3 seeds, 8 minutes of two cores
+    thinwire bench rl --rows link-pull link-s1 link-s2 link-push_pull        processes over slow links (root): 3 seeds, 40 minutes
     thinwire bench rl --show
 
 The task: sort five digits. The policy starts from demonstrations of which 30 % are right, samples correctly 10 % of the time, and has 80
 updates. Accuracy is of one sample for each of 512 fixed prompts (one standard error: .02), the mean over learners. Every learner makes
-rollouts of its own; nothing but what the row says is shared, inside one process. Records go to `benchmarks/results/rl.jsonl`.
+rollouts of its own; nothing but what the row says is shared, inside one process. Rows of processes take their time from the clock: give
+them a machine that does nothing else. Records go to `benchmarks/results/rl.jsonl`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +25,8 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.rl import wired
+from benchmarks.rl.processes import WIRED, Wired
 from benchmarks.rl.rows import QUICK, ROWS, Row, checks
 from benchmarks.rl.run import EVERY, Seen, run
 from benchmarks.rl.start import warm_start
@@ -33,6 +38,7 @@ from examples.rl.tasks import Sort
 from examples.rl.tiny import Tiny
 
 SHOWN = (0, 20, 40, 60, 80)
+KILLED_LEAST = 50  # updates, so that there are some after it has come back
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,16 @@ class Options(FileOptions):
     results: Path = RESULTS / "rl.jsonl"
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.rows if name not in ROWS]
+        unknown = [name for name in self.rows if name not in ROWS and name not in WIRED]
         if unknown:
-            raise ValueError(f"no row is called {unknown[0]!r}; choose of {', '.join(ROWS)}")
-        if self.updates < EVERY or not self.seeds:
-            raise ValueError(f"--updates {self.updates}: at least {EVERY}, and one seed")
+            raise ValueError(f"no row is called {unknown[0]!r}; choose of {', '.join([*ROWS, *WIRED])}")
+        least = max([EVERY, *(KILLED_LEAST for name in self.rows if name in WIRED and WIRED[name].killed)])
+        if self.updates < least or not self.seeds:
+            raise ValueError(f"--updates {self.updates}: at least {least}, and one seed")
 
-    def chosen(self) -> list[tuple[Row, int]]:
+    def chosen(self) -> list[tuple[Row | Wired, int]]:
         rows, seeds = (QUICK, self.seeds[:1]) if self.quick else (self.rows, self.seeds)
-        return [(ROWS[name], seed) for seed in seeds for name in rows]
+        return [(ROWS.get(name) or WIRED[name], seed) for seed in seeds for name in rows]
 
 
 def due(options: Options) -> Iterator[Due]:
@@ -69,14 +76,17 @@ def due(options: Options) -> Iterator[Due]:
             made=Made.now(),
             method=row.name,
             label=row.label,
-            members=row.learners,
             numel=numel,
-            sync_every=row.sync_every if row.codec else 1,
             steps=options.updates,
             seed=seed,
-            settings=asdict(row),
         )
-        yield Due(template, partial(measured, row, template))
+        if isinstance(row, Wired):
+            settings = {**asdict(row), "changes": " ".join(row.changes)}
+            template = replace(template, members=1 + row.killed, sync_every=10 if row.killed else 1, settings=settings)
+            yield Due(template, partial(wired.measured, row, template))
+        else:
+            template = replace(template, members=row.learners, sync_every=row.sync_every if row.codec else 1, settings=asdict(row))
+            yield Due(template, partial(measured, row, template))
 
 
 def measured(row: Row, template: Record) -> Record:
@@ -127,7 +137,7 @@ def table(records: Sequence[Record]) -> Table:
         "CPU s",
     ):
         made.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=True)
-    for label, group in grouped(records, "label").items():
+    for label, group in grouped([each for each in records if each.method not in WIRED], "label").items():
         ends = [1 - each.curve[-1].loss for each in group]
         made.add_row(
             label,
@@ -145,7 +155,7 @@ def table(records: Sequence[Record]) -> Table:
 
 def verdicts(records: Sequence[Record]) -> list[str]:
     """What had to hold, one line each."""
-    groups = grouped(records, "method")
+    groups = grouped([each for each in records if each.method not in WIRED], "method")
     medians = {
         method: {
             int(name.removeprefix("accuracy_")): median(each.numbers[name] or 0.0 for each in group if name in each.numbers)
@@ -155,7 +165,7 @@ def verdicts(records: Sequence[Record]) -> list[str]:
         for method, group in groups.items()
     }
     ratios = [each.numbers["ddp_over_sent"] or 0.0 for each in groups.get("average-int4", [])]
-    found = checks(medians, min(ratios) if ratios else None)
+    found = checks(medians, min(ratios) if ratios else None) | wired.checks(records)
     return [f"{'yes' if held else 'NO '}  {claim}" for claim, held in found.items()]
 
 
@@ -179,9 +189,15 @@ def measure(options: Options, console: Console) -> list[Record]:
     return run_all(due(options), options.results, console, keep=options.keep)
 
 
+def shown(records: Sequence[Record]) -> list[Table | str]:
+    """The tables that there are records for, and the verdicts."""
+    inside = [table(records)] if any(each.method not in WIRED for each in records) else []
+    return [*inside, *wired.tables(records), *verdicts(records)]
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    command("rl", Options, argv, __doc__, measure=measure, show=lambda records: [table(records), *verdicts(records)])
+    command("rl", Options, argv, __doc__, measure=measure, show=shown)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.rl.judged import Judged
+
 
 @dataclass(frozen=True)
 class Row:
@@ -19,6 +21,7 @@ class Row:
     codec: str | None = None
     sync_every: int = 10
     nesterov: bool = False  # outer momentum, the default of dense codecs, instead of plain averaging
+    judged: Judged = "nobody"  # who gives the rewards instead of the environment
 
     def __post_init__(self) -> None:
         if min(self.learners, self.groups) < 1 or min(self.foreign, self.staleness) < 0:
@@ -44,6 +47,9 @@ ROWS: dict[str, Row] = {
         Row("share-4+0", "2 learners, 4 groups each, nothing shared", learners=2, groups=4),
         Row("share-4+4", "2 learners, 4 groups each + 4 of the other", learners=2, groups=4, foreign=4),
         Row("share-4+4-own", "the same, no importance weights", learners=2, groups=4, foreign=4, ratio="own"),
+        Row("judges-honest", "rewards of 3 honest judges, clipped median", judged="honest"),
+        Row("judges-median", "rewards of 3 judges, one adversarial, clipped median", judged="median"),
+        Row("judges-mean", "the same, mean of their scores", judged="mean"),
     )
 }
 QUICK = ("stale-0", "stale-16", "stale-16-own")
@@ -63,11 +69,14 @@ def checks(medians: dict[str, dict[int, float]], bytes_ratio: float | None) -> d
     fresh, four, sixteen, own = at("stale-0", 60), at("stale-4", 80), at("stale-16", 80), at("stale-16-own", 80)
     fresh_end, averaged = at("stale-0", 80), at("average-int4", 80)
     shared, alone = at("share-4+4", 80), at("share-4+0", 80)
+    judged_median, judged_mean = at("judges-median", 80), at("judges-mean", 80)
     hold("on policy: >= .70 after 60 updates", fresh, so=(fresh or 0) >= 0.70)
     hold("staleness 4 within .05 of on policy", four, fresh_end, so=(four or 0) >= (fresh_end or 0) - 0.05)
     hold("staleness 16 with importance weights >= .65", sixteen, so=(sixteen or 0) >= 0.65)
     hold("staleness 16 without < .4", own, so=(own or 0) < 0.4)
     hold("2 learners averaged in int4 >= .83", averaged, so=(averaged or 0) >= 0.83)
     hold("4 + 4 shared >= 4 + 0 by .05", shared, alone, so=(shared or 0) >= (alone or 0) + 0.05)
+    hold("1 of 3 judges adversarial, clipped median: >= .65", judged_median, so=(judged_median or 0) >= 0.65)
+    hold("1 of 3 judges adversarial, mean: < .4", judged_mean, so=(judged_mean or 0) < 0.4)
     hold("int4 averaging sends <= 1/50 of DDP's bytes", bytes_ratio, so=(bytes_ratio or 0) >= 50)
     return found

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 import thinwire
+from benchmarks.rl.judged import judging
 from benchmarks.rl.rows import Row
 from examples.rl.averaging import averaging
 from examples.rl.environment import Environment
@@ -55,6 +56,7 @@ class Place:
         self.optimizer: Optimizer = AdamW(self.policy.module.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
         self._generator = torch.Generator().manual_seed(1_000 * seed + rank)
         self._run, self._waiting, self._made = f"seed {seed}", deque[list[RolloutGroup]](), 0
+        self._judge = judging(row.judged, environment)
         self.version = 0
 
     def average_with(self, group: thinwire.LocalGroup) -> None:
@@ -87,7 +89,7 @@ class Place:
     def learn(self, groups: list[RolloutGroup]) -> None:
         began = time.thread_time()
         options = GRPO(ratio=self.row.ratio)
-        done = Learner(self.policy, self.optimizer, options=options).update(groups)
+        done = Learner(self.policy, self.optimizer, options=options).update([self._judge(group) for group in groups])
         self.version += 1
         self.seen.cpu_s += time.thread_time() - began
         self.seen.numbers.append(done.numbers)

@@ -41,7 +41,7 @@ from thinwire.comms.swarm.identity import Identity, IdentityFileError
 from thinwire.comms.swarm.transport import PeerError
 
 HERE = Path(__file__).parent
-FOUND_S, LOOK_S = 3.0, 0.5  # of looking for learners that are there before the first begins
+FOUND_S, AGAIN_S, LOOK_S = 3.0, 30.0, 0.5  # of looking for learners before the first begins, and before it begins once more
 FIND_S = 60.0  # for the trainer of a worker to be reached
 
 
@@ -56,6 +56,8 @@ class Options:
     """For the key, checkpoints and logs of this process; a temporary one unless given."""
     peers: tuple[str, ...] = ()
     """Addresses of any process of the run."""
+    listen: tuple[str, ...] = ()
+    """Addresses to listen on instead of those in the file: /ip4/0.0.0.0/tcp/7000"""
     trainers: tuple[str, ...] = ()
     """Public keys whose weights count, beside those in the file."""
     verifiers: tuple[str, ...] = ()
@@ -73,14 +75,20 @@ class Options:
 
     def read(self) -> Config:
         """The configuration as this process is to have it. Raises `ConfigError`."""
-        changes: dict[str, Any] = {}
-        for pair in self.set:
-            name, equals, value = pair.partition("=")
-            if not equals:
-                raise ConfigError(f"--set got {pair!r}; say NAME=VALUE, such as train.updates=20")
-            changes[name] = _value(value)
-        network = {"network.initial_peers": self.peers, "network.trainers": self.trainers, "network.verifiers": self.verifiers}
-        return configs.load(self.config, changes | {name: list(values) for name, values in network.items() if values})
+        keys = {"network.trainers": self.trainers, "network.verifiers": self.verifiers}
+        network = {"network.initial_peers": self.peers, "network.listen": self.listen} | keys
+        return configs.load(self.config, changes(self.set) | {name: list(values) for name, values in network.items() if values})
+
+
+def changes(words: Sequence[str]) -> dict[str, Any]:
+    """Values as --set gives them, by name. Raises `ConfigError`."""
+    found: dict[str, Any] = {}
+    for pair in words:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set got {pair!r}; say NAME=VALUE, such as train.updates=20")
+        found[name] = _value(value)
+    return found
 
 
 def _value(text: str) -> Any:
@@ -192,7 +200,8 @@ def follow(config: Config) -> None:
 def learners(config: Config, network: Network, folder: Path) -> SwarmGroup:
     """The swarm in which learners average: others say where it is, and the first of the keys begins it where nobody does."""
     first = bool(config.trainers) and config.trainers[0] == network.identity.key
-    until = time.monotonic() + (FOUND_S if first else FIND_S)
+    again = (folder / "learner-key").exists() and bool(config.network.initial_peers)  # it was one: the others may have gone on
+    until = time.monotonic() + (FIND_S if not first else AGAIN_S if again else FOUND_S)
     known: list[str] = []
     while not known and time.monotonic() < until:
         for key in network.peers("trainer"):

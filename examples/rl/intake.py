@@ -55,9 +55,10 @@ class Intake:
         *,
         limits: Limits = LIMITS,
         on_accepted: Callable[[bytes, bytes, Checked], None] = lambda data, digest, checked: None,
+        on_timed: Callable[[Key, int, Parcel], None] = lambda worker, version, parcel: None,
     ) -> None:
         self._transport, self._run, self._checks, self._store, self._reputation = transport, run, checks, store, reputation
-        self._head, self._limits, self._on_accepted = head, limits, on_accepted
+        self._head, self._limits, self._on_accepted, self._on_timed = head, limits, on_accepted, on_timed
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="thinwire-rl-intake")
         self._waiting: Counter[Key] = Counter()
         self._answers: OrderedDict[bytes, str] = OrderedDict()
@@ -84,30 +85,33 @@ class Intake:
             return "busy"
         self._waiting[peer] += 1
         try:
-            data = await self._bytes_of(peer, request)
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge, data)
+            parcel = self._parcel(request)
+            data = await self._bytes_of(peer, parcel)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge, data, parcel)
         finally:
             self._waiting[peer] -= 1
             if not self._waiting[peer]:
                 del self._waiting[peer]
 
-    async def _bytes_of(self, peer: Key, request: bytes) -> bytes:
+    def _parcel(self, request: bytes) -> Parcel:
         try:
-            parcel = Parcel.decode(request)
+            return Parcel.decode(request)
         except MessageError as error:
             raise RolloutError("schema", str(error)) from None
+
+    async def _bytes_of(self, peer: Key, parcel: Parcel) -> bytes:
         if parcel.data:
             return parcel.data
         if not INLINE_NBYTES < parcel.nbytes <= self._limits.nbytes or len(parcel.digest) != 32:
             raise RolloutError("oversized", f"a parcel of {parcel.nbytes} bytes, at most {self._limits.nbytes}")
         return await self._transport.fetch(parcel.digest, parcel.nbytes, [peer])
 
-    def _judge(self, data: bytes) -> str:
+    def _judge(self, data: bytes, parcel: Parcel) -> str:
         """In the intake's own thread. The same bytes again get the same answer: their first receipt may have been lost."""
         digest = hashlib.sha256(data).digest()
         if digest not in self._answers:
             try:
-                answer = self._judge_once(data, digest)
+                answer = self._judge_once(data, digest, parcel)
             except RolloutError as error:
                 answer = error.reason
             self._answers[digest] = answer
@@ -115,7 +119,7 @@ class Intake:
                 self._answers.popitem(last=False)
         return self._answers[digest]
 
-    def _judge_once(self, data: bytes, digest: bytes) -> str:
+    def _judge_once(self, data: bytes, digest: bytes, parcel: Parcel) -> str:
         group = unseal(data, run=self._run, limits=self._limits)  # who sends garbage is known by its peer key only
         if self._reputation.banned(group.worker):
             return "banned"
@@ -128,6 +132,7 @@ class Intake:
         if unwanted:
             return unwanted
         self._on_accepted(data, digest, checked)
+        self._on_timed(group.worker, group.version, parcel)
         self._reputation.accepted(group.worker)
         self._reputation.false_rewards(group.worker, checked.false_rewards)
         return ""

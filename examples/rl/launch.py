@@ -48,10 +48,9 @@ class Launch:
 class Child:
     """One process of the run; its events come into `queue` with its name, and None when it has ended."""
 
-    def __init__(self, name: str, command: Sequence[str], told: queue.Queue[tuple[str, dict[str, Any] | None]]) -> None:
-        self.name, self.last_words = name, ""
+    def __init__(self, name: str, process: subprocess.Popen[str], told: queue.Queue[tuple[str, dict[str, Any] | None]]) -> None:
+        self.name, self.process, self.last_words = name, process, ""
         self._told = told
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         threading.Thread(target=self._listen, name=f"listen-{name}", daemon=True).start()
 
     def _listen(self) -> None:
@@ -82,9 +81,10 @@ class Run:
         self._launch, self._on_event = launch, on_event
         self.told: queue.Queue[tuple[str, dict[str, Any] | None]] = queue.Queue()
         self.children: dict[str, Child] = {}
+        self.address = ""  # of the first trainer
         self.trainers = [f"trainer{i}" for i in range(launch.config.learners.count)]
         self.view = View(launch.config.train.updates, trainers=len(self.trainers))
-        self._trainer_keys = [self._key(name).key.hex() for name in self.trainers]
+        self.trainer_keys = [self._key(name).key.hex() for name in self.trainers]
         self._verifier_keys = [self._key(f"verifier{i}").key.hex() for i in range(launch.verifiers)]
 
     def _key(self, name: str) -> Identity:
@@ -92,12 +92,12 @@ class Run:
 
     def __enter__(self) -> Run:
         try:
-            address = self._first_word(self.start(self.trainers[0], "trainer", self._trainer_keys))
+            self.address = self._first_word(self.start(self.trainers[0], "trainer", self.trainer_keys))
             for name in self.trainers[1:]:
-                self.start(name, "trainer", self._trainer_keys, address)
+                self.start(name, "trainer", self.trainer_keys, self.address)
             for role, count in (("verifier", self._launch.verifiers), ("worker", self._launch.workers)):
                 for i in range(count):  # each works for one of the trainers
-                    self.start(f"{role}{i}", role, [self._trainer_keys[i % len(self.trainers)]], address)
+                    self.start(f"{role}{i}", role, [self.trainer_keys[i % len(self.trainers)]], self.address)
         except BaseException:
             self.__exit__()
             raise
@@ -116,8 +116,12 @@ class Run:
         command += ["--verifiers", *self._verifier_keys] if self._verifier_keys else []
         command += ["--peers", address] if address else []
         command += ["--set", *self._launch.changes] if self._launch.changes else []
-        self.children[name] = Child(name, command, self.told)
+        self.children[name] = Child(name, self.open(name, command), self.told)
         return self.children[name]
+
+    def open(self, name: str, command: Sequence[str]) -> subprocess.Popen[str]:
+        """The process of a command; elsewhere than here, in a subclass."""
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
 
     def hear(self, timeout_s: float) -> bool:
         """Take in one event; False when there was none. Raises `LaunchError` when the trainer has ended too early."""

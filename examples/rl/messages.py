@@ -38,11 +38,14 @@ class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class Parcel(Message):
-    """A sealed group: itself when it is small, else where its bytes are found."""
+    """A sealed group: itself when it is small, else where its bytes are found. `work_s` and `since_s` are hints for `capacity.Meter`: what
+    a group takes this worker (0: not known yet), and for how long it has had the version."""
 
     data: bytes
     digest: bytes = b""
     nbytes: int = 0
+    work_s: float = 0.0
+    since_s: float = 0.0
 
 
 class Receipt(Message):

@@ -87,6 +87,9 @@ class Lead:
         with self._all("update", groups):
             return self._part.learner.update(groups)
 
+    def counted(self, before: int) -> int:
+        return before + 1
+
     def refresh(self) -> None:
         if self._stale:
             with self._all("refresh"):

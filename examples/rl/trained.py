@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +36,11 @@ class Trained(Protocol):
 
     def update(self, groups: Sequence[RolloutGroup]) -> Update:
         """See `Learner.update`."""
+        ...
+
+    def counted(self, before: int) -> int:
+        """Updates so far, of which there were `before` until the last `update`. Of several learners each counts on from those whose weights
+        it took: a step that only took them is none."""
         ...
 
     def refresh(self) -> None:
@@ -72,6 +78,9 @@ class Alone:
         assert self._learner is not None
         return self._learner.update(groups)
 
+    def counted(self, before: int) -> int:
+        return self.optimizer.global_step if isinstance(self.optimizer, thinwire.DiLoCo) else before + 1
+
     def refresh(self) -> None:
         pass
 
@@ -89,14 +98,15 @@ class Alone:
             self.optimizer.close()
 
 
-def alone(config: Config, group: Any = None) -> Alone:
-    """What one process trains, averaged with the other learners of `group` if there is one."""
+def alone(config: Config, group: Any = None, *, log: Path | None = None) -> Alone:
+    """What one process trains, averaged with the other learners of `group` if there is one; `log` gets a line a round."""
     own = policy(config.task.policy, seed=config.seed, device=config.task.device)
     optimizer: Optimizer = adamw(own.module, config)
     if group is not None:
         learners = config.learners
         visible = torch.bfloat16 if learners.visible else None
-        optimizer = averaging(optimizer, group=group, sync_every=learners.sync_every, codec=learners.codec, visible=visible)
+        how: dict[str, Any] = {"sync_every": learners.sync_every, "codec": learners.codec, "visible": visible, "log": log}
+        optimizer = averaging(optimizer, group=group, **how)
     return Alone(own, optimizer, config)
 
 

@@ -20,6 +20,7 @@ import torch
 
 from examples.rl.beacon import Ticker
 from examples.rl.buffer import Capacity, ReplayBuffer
+from examples.rl.capacity import Meter
 from examples.rl.checks import REASONS, Checked, CheckLimits, Checks
 from examples.rl.config import Config, ConfigError
 from examples.rl.docket import Docket
@@ -28,7 +29,7 @@ from examples.rl.evaluate import evaluate
 from examples.rl.events import Events
 from examples.rl.generate import adopted, generate
 from examples.rl.intake import Intake
-from examples.rl.messages import GROUP, Verdict
+from examples.rl.messages import GROUP, Parcel, Verdict
 from examples.rl.network import Network
 from examples.rl.parts import Parts
 from examples.rl.policy import Policy, policy
@@ -36,6 +37,7 @@ from examples.rl.proofs import published
 from examples.rl.reputation import Reputation, Trust
 from examples.rl.rollout import RolloutError, RolloutGroup, seal
 from examples.rl.sharing import Sharing
+from examples.rl.tiny import weights_sha256
 from examples.rl.trained import Trained, alone
 from examples.rl.warmup import Warmup, warm_up
 from thinwire.comms.publish import Publisher, PublisherThread
@@ -66,7 +68,7 @@ class Trainer:
         self, config: Config, network: Network, folder: Path, events: Events, *, group: Any = None, lead: Trained | None = None
     ) -> None:
         self.config, self._network, self._folder, self._events = config, network, folder, events
-        self._trained = lead or alone(config, group)
+        self._trained = lead or alone(config, group, log=folder / "rounds.jsonl")
         self.policy = self._trained.policy
         self.parts = Parts(config, self.policy.tokenizer, network.identity.key, folder)
         self.environment: Environment = self.parts.curriculum.measured
@@ -76,12 +78,21 @@ class Trainer:
         self._generator = torch.Generator().manual_seed(config.seed)
         self.buffer = ReplayBuffer(Capacity(groups=max(64, 8 * train.groups), max_staleness=train.max_staleness))
         self.reputation = Reputation(Trust(ban_s=config.verify.ban_s, floor=config.verify.rate))
+        self.meter = Meter(train.groups - train.own_groups - train.foreign_groups)
         self._resumed = self._load()  # before anybody can ask for the newest version
         self.parts.open(self.buffer, self.progress.update)
         if self.parts.atropos is not None:
             events.say("atropos", url=self.parts.atropos.url)
-        checks, head = self._checks(self.parts.asked), lambda: self.progress.version
-        self._intake = Intake(network.transport, config.run, checks, self, self.reputation, head, on_accepted=self._accepted)
+        self._intake = Intake(
+            network.transport,
+            config.run,
+            self._checks(self.parts.asked),
+            self,
+            self.reputation,
+            lambda: self.progress.version,
+            on_accepted=self._accepted,
+            on_timed=self._timed,
+        )
         self._docket = Docket(network, config.verifiers, ticker=Ticker(config.run), on_verdict=self._judged, seed=config.seed)
         self._publisher: PublisherThread | None = None
         self._sharing = Sharing(network, config.run, lambda: self._checks(self.parts.foreign), wanted=train.foreign_groups)
@@ -111,6 +122,9 @@ class Trainer:
         self._docket.consider(data, digest, checked.group.worker, self.reputation.sample_rate(checked.group.worker))
         self._sharing.offer(data, digest, checked.group.worker)
 
+    def _timed(self, worker: Key, version: int, parcel: Parcel) -> None:
+        self.meter.arrived(worker, version, work_s=parcel.work_s, since_s=parcel.since_s)
+
     def _judged(self, verifier: Key, worker: Key, verdict: Verdict) -> None:
         """In the event loop: a refusal drops what the worker has waiting; its reputation says for how long it is banned. What a verifier
         cannot prove itself is nobody's lie."""
@@ -135,17 +149,22 @@ class Trainer:
             groups = list(self._gather())
             waited_s = time.monotonic() - began
             told = self._trained.update(groups)
-            progress.update += 1
+            before, progress.update = progress.update, self._trained.counted(progress.update)
+            if progress.update != before + 1:
+                self._events.say("joined", update=progress.update)
             if progress.update % config.train.publish_every == 0:
                 self._published.result()  # of the version before: what went wrong with it is said here
                 self._publish()
+            self.meter.updated(waited_s)
             self._say(groups, told.numbers, waited_s)
-            if progress.update % config.train.evaluate_every == 0 or progress.update == config.train.updates:
+            if progress.update % config.train.evaluate_every == 0 or progress.update >= config.train.updates:
                 self._measure()
             if progress.update % config.train.checkpoint_every == 0:
                 self._save()
         self._trained.close()
-        self._events.say("end", update=progress.update, accuracy=progress.accuracy[-1][1], **self._traffic())
+        self._trained.refresh()
+        told = {"sha256": weights_sha256(self.policy.module), "capacity": self.meter.told()}
+        self._events.say("end", update=progress.update, accuracy=progress.accuracy[-1][1], **told, **self._traffic())
         return progress
 
     def close(self) -> None:
@@ -242,6 +261,7 @@ class Trainer:
         self.progress.version += 1
         beside = published() | self.parts.beside(self.progress.version)
         write_whole(self._folder / "version", str(self.progress.version).encode())
+        self.meter.published(self.progress.version)
         self._published = self._publisher.publish(self._trained.named(), extra=beside)
         self.buffer.advance(self.progress.version)
 

@@ -6,8 +6,10 @@ push_pull   samples with what it has; newer weights come in behind it
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
@@ -45,18 +47,25 @@ class Worker:
         self._weights = Follower(network, config.run, trainer, self.policy.module)
         self._generator = torch.Generator().manual_seed(int.from_bytes(network.identity.key[:7], "little"))
         self._version, self._next, self._sha256 = 0, 0, b""
+        self._began = self._loaded = self._busy_s = 0.0  # the turn, this version, and the seconds of all turns that made groups
+        self._made = 0
         self.answers: Counter[str] = Counter()
+        self._ended, self._lock = False, threading.Lock()  # the lock is of the answers
+        self._senders = ThreadPoolExecutor(BATCH, thread_name_prefix="thinwire-rl-send")
         self._said = float("-inf")
 
     def run(self) -> None:
         """Sample and send, until nobody listens to this process any more."""
         try:
             while self._events.alive:
+                self._began = time.monotonic()
                 wanted = self._refresh() and self._round()
                 if not wanted:  # enough for now: newer weights will want more
                     self._weights.wait(self._version, WAIT_S)
                 self._say()
         finally:
+            self._ended = True
+            self._senders.shutdown(wait=True, cancel_futures=True)  # while there is a network: who waits for an answer gets one
             self._weights.close()
 
     def _refresh(self) -> bool:
@@ -73,11 +82,12 @@ class Worker:
                 return False
             newest.load_into(self.policy.module)
             self._version, self._next, self._sha256 = newest.number, 0, newest.sha256
+            self._loaded = time.monotonic()
         return self._version > 0
 
     def _round(self) -> bool:
-        """Sample some groups and send them; whether more of this version are wanted."""
-        task, wanted = self.config.task, True
+        """Sample some groups and send them together: far away each would take a round trip; whether more of this version are wanted."""
+        task = self.config.task
         groups = generate(
             self.policy,
             self.environment,
@@ -91,6 +101,7 @@ class Worker:
             generator=self._generator,
         )
         self._next += BATCH
+        sent: list[Future[Receipt | None]] = []
         for group in groups:
             try:
                 group = prove(group, self.policy, self._sha256, proofs=self.config.verify.proofs)
@@ -98,43 +109,57 @@ class Worker:
                 self.answers["unprovable"] += 1
                 self._next = group.n  # it was not used
                 self._events.say("trouble", why=f"version {self._version} cannot be proved: {error}")
-                return False
-            receipt = self._send(group)
-            wanted = receipt is not None and receipt.wanted
+                break
+            sent.append(self._senders.submit(self._send, group))
+        receipts = [each.result() for each in sent]
+        wanted = len(sent) == len(groups) and all(receipt is not None and receipt.wanted for receipt in receipts)
+        self._busy_s += time.monotonic() - max(self._began, self._loaded)
+        self._made += len(sent)
         return wanted
 
     def _send(self, group: RolloutGroup) -> Receipt | None:
         """The trainer's answer; None when it could not be had."""
         data = seal(group, self._network.identity)
         if len(data) <= INLINE_NBYTES:
-            return self._deliver(Parcel(data))
+            return self._deliver(Parcel(data, **self._hints()))
         blob = Blob.of(data)
         self._network.loop.call(self._network.hold, blob)
         try:
-            return self._deliver(Parcel(b"", blob.digest, blob.nbytes))
+            return self._deliver(Parcel(b"", blob.digest, blob.nbytes, **self._hints()))
         finally:
             self._network.loop.call(self._network.release, blob.digest)
+
+    def _hints(self) -> dict[str, float]:
+        """What `capacity.Meter` is told: each duration by this clock alone."""
+        work_s = self._busy_s / self._made if self._made else 0.0
+        return {"work_s": work_s, "since_s": time.monotonic() - self._loaded}
 
     def _deliver(self, parcel: Parcel) -> Receipt | None:
         for _ in range(TRIES):
             try:
                 receipt = Receipt.decode(self._network.ask(self._trainer, GROUP, parcel.encode()))
             except PeerError as error:
-                self.answers[error.reason] += 1
+                self._count(error.reason)
                 receipt = None
             if receipt is not None and receipt.reason == "banned":
                 time.sleep(BANNED_S)
             if receipt is not None and receipt.reason not in AGAIN:
-                self.answers[receipt.reason or "accepted"] += 1
+                self._count(receipt.reason or "accepted")
                 return receipt
-            if not self._events.alive:
+            if self._ended or not self._events.alive:
                 return None
             self._weights.wait(self._version, WAIT_S)
         return None
+
+    def _count(self, answer: str) -> None:
+        with self._lock:
+            self.answers[answer] += 1
 
     def _say(self) -> None:
         if time.monotonic() - self._said > SAY_S:
             self._said = time.monotonic()
             transport = self._network.transport
             told = {"sent": transport.sent_nbytes, "received": transport.received_nbytes}
-            self._events.say("groups", version=self._version, answers=dict(self.answers), refused=dict(self._weights.refused), **told)
+            with self._lock:
+                answers = dict(self.answers)
+            self._events.say("groups", version=self._version, answers=answers, refused=dict(self._weights.refused), **told)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
@@ -13,11 +14,13 @@ from torch import Tensor
 
 import benchmarks.rl.run
 from benchmarks.rl.__main__ import Options, due, main, measured, record_of, table, verdicts
+from benchmarks.rl.judged import judging
 from benchmarks.rl.rows import ROWS, Row, checks
 from benchmarks.rl.run import run
 from benchmarks.rl.start import warm_start
 from benchmarks.suite.record import FAILED, OK, Made, Percentiles, Point, Record, append, read
-from examples.rl.environment import Task
+from examples.rl.environment import Task, task_seed
+from examples.rl.rollout import Completion, RolloutGroup
 from examples.rl.tasks import Sort
 from examples.rl.tiny import Tiny
 from examples.rl.warmup import Warmup, warm_up
@@ -108,6 +111,22 @@ def test_shared_groups_are_trained_on_and_counted(start: dict[str, Tensor]) -> N
     seen = brief(start, learners=2, groups=2, foreign=1)
     assert [one.groups for one in seen] == [12, 12]
     assert all(0 < one.sent < 20_000 for one in seen)
+
+
+def test_judges_reward_what_they_say_and_one_that_shouts_decides_a_mean_only() -> None:
+    environment = Sort(3)
+    task = environment.task(task_seed("r", bytes(32), 0, 0))
+    completions = tuple(
+        Completion.of(np.zeros(1, np.int64), np.zeros(1, np.float32), finished=True, text=text)
+        for text in (task.answer, *(f"{i}\n" for i in range(7)))
+    )
+    group = RolloutGroup("r", bytes(32), 0, 0, environment.name, bytes(32), task.prompt, b"", completions, (0.0,) * 8)
+    rewards = {how: judging(how, environment)(group).rewards for how in ("nobody", "honest", "median", "mean")}
+    assert rewards["nobody"] == group.rewards
+    for how in ("honest", "median"):
+        assert max(rewards[how]) == rewards[how][0] <= 1
+        assert min(rewards[how]) >= 0
+    assert min(rewards["mean"]) == rewards["mean"][0] < -100
 
 
 def test_a_record_says_what_learners_have_seen_and_whether_they_agree(start: dict[str, Tensor]) -> None:
