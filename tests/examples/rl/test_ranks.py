@@ -53,7 +53,7 @@ def training(folder: Path, run: Config, lead: Lead | None = None) -> Iterator[tu
     memory, said = Memory(), Said("trainer")
     with Network(run.run, "trainer", identity=TRAINER, transport=lambda one: memory.node(one.key)) as network:
         trainer = Trainer(run, network, folder, said, lead=lead)
-        trainer.environment = Odd()
+        trainer.environment = trainer.parts.curriculum.measured = Odd()
         few = partial(evaluate, tasks=16)
         try:
             with mock.patch("examples.rl.trainer.evaluate", few):
