@@ -1,6 +1,7 @@
 """`thinwire run`: a script sees its own region, the optimizer what lies between regions."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -143,7 +144,8 @@ for _ in range(4):
     model(torch.randn(4, 40, generator=data)).square().mean().backward()
     opt.step()
 opt.close()
-print("ended", opt.round, len(opt.group.members), hashlib.sha256(net.weight.detach().numpy().tobytes()).hexdigest(), *sys.argv[1:])
+held = hashlib.sha256(net.weight.detach().numpy().tobytes()).hexdigest()
+print(f"ended {opt.round} {len(opt.group.members)} {held} {' '.join(sys.argv[1:])};")
 if "RANK" in os.environ:
     torch.distributed.destroy_process_group()
 """
@@ -160,7 +162,7 @@ def started(folder: Path, *words: str) -> "subprocess.Popen[str]":
 def ends(*processes: "subprocess.Popen[str]") -> list[list[str]]:
     told = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(told)
-    return [line.split()[1:] for each in told for line in each.splitlines() if line.startswith("ended")]
+    return [line.split() for each in told for line in re.findall(r"ended ([^;]*);", each)]  # two processes may share a line
 
 
 def test_two_regions_on_this_machine_end_with_the_same_bits(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def main() -> None:
             opt.step()
             schedule.step()
     opt.close()  # thinwire
-    print("weights", digest(net.parameters()), flush=True)
+    print(f"weights {digest(net.parameters())}", flush=True)
 
 
 if __name__ == "__main__":

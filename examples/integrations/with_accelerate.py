@@ -23,7 +23,7 @@ def main() -> None:
                 prepared.step()
                 prepared.zero_grad()
     opt.close()  # thinwire
-    print("weights", digest(net.parameters()), flush=True)
+    print(f"weights {digest(net.parameters())}", flush=True)
 
 
 if __name__ == "__main__":

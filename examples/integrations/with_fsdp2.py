@@ -25,7 +25,7 @@ def main() -> None:
         torch.nn.functional.mse_loss(net(x), y).backward()
         opt.step()
     opt.close()  # thinwire
-    print("weights", digest(p.full_tensor() for p in net.parameters()), flush=True)  # type: ignore[attr-defined]  # they are DTensors
+    print(f"weights {digest(p.full_tensor() for p in net.parameters())}", flush=True)  # type: ignore[attr-defined]  # they are DTensors
     torch.distributed.destroy_process_group()
 
 

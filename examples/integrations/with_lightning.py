@@ -43,7 +43,7 @@ def main() -> None:
             callbacks=[ThinwireCallback()],  # thinwire
         )
         trainer.fit(module, DataLoader(samples(), batch_size=16))
-    print("weights", digest(module.parameters()), flush=True)
+    print(f"weights {digest(module.parameters())}", flush=True)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main() -> None:
             callbacks=[ThinwireCallback()],  # thinwire
         )
         trainer.train()
-    print("weights", digest(net.parameters()), flush=True)
+    print(f"weights {digest(net.parameters())}", flush=True)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,6 @@ def test_regions_end_with_the_same_bits(name: str) -> None:
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
     ended = subprocess.run(command(name), cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr
-    told = re.findall(r"^weights (\w{16})$", ended.stdout, re.M)
+    told = re.findall(r"weights (\w{16})", ended.stdout)  # two processes may share a line
     assert len(told) == (4 if name == "with_fsdp2" else 2)
     assert len(set(told)) == 1
