@@ -8,7 +8,7 @@ import torch
 
 from tests.optim.problem import adamw, learn, model, run_members
 from thinwire import DiLoCo, LocalGroup
-from thinwire.integrations.scalars import of_round, ours, scalars, to
+from thinwire.integrations.scalars import ours, scalars, to
 
 
 def rounds(on_round: Any) -> DiLoCo:
