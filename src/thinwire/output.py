@@ -53,10 +53,8 @@ class Output:
     def __init__(self, *, as_json: bool = False, plain: bool = False, width: int = WIDTH) -> None:
         self.as_json, self.plain = as_json, plain
         self.people = Console(width=None if sys.stdout.isatty() else width)
-        quiet = as_json or plain
-        self.aside = Console(
-            stderr=True, width=None if sys.stderr.isatty() else width, no_color=quiet or None, force_terminal=False if quiet else None
-        )
+        still: dict[str, Any] = {"no_color": True, "force_terminal": False} if as_json or plain else {}
+        self.aside = Console(stderr=True, width=None if sys.stderr.isatty() else width, **still)
 
     @property
     def live(self) -> bool:
@@ -111,8 +109,8 @@ def parse(kind: type[T], argv: list[str] | None, doc: str | None, *, program: st
 
 @contextmanager
 def one_sentence(*expected: type[Exception]) -> Iterator[None]:
-    """What the options, the files or the network do not allow ends the command with cause and remedy, on the standard error."""
-    told: tuple[type[Exception], ...] = (*expected, ValueError, OSError)
+    """What options, files, the network or a missing extra do not allow ends the command with cause and remedy, on the standard error."""
+    told: tuple[type[Exception], ...] = (*expected, ValueError, OSError, ImportError)
     try:
         yield
     except told as error:

@@ -19,6 +19,7 @@ import tyro
 from thinwire.comms.swarm.cli.invite import told
 from thinwire.comms.swarm.cli.network import interrupted, standing
 from thinwire.comms.swarm.cli.options import KEY_FILE
+from thinwire.comms.swarm.doctor import ports
 from thinwire.comms.swarm.envelope import Trust
 from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.invite import Invite
@@ -73,6 +74,9 @@ async def serve(options: Options) -> None:
     Identity.load_or_create(key)
     secret = secret_of(options.run, options.folder) if options.trust == "federation" else b""
     daemon = DaemonOptions(listen=(f"/ip4/0.0.0.0/tcp/{options.port}",), announce=options.announce)
+    for row in ports(daemon):
+        if row.status != "ok":
+            raise ValueError(f"cannot listen on {row.detail}; {row.remedy} (--port)")
     async with standing(key, options.peers, daemon) as node:
         addresses = tuple(node.addresses()[:8])
         invite = Invite(options.run, addresses, options.trust, (), secret)

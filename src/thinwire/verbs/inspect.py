@@ -120,8 +120,10 @@ def _torch_file(path: Path, nbytes: int) -> Found:
 
 
 def _safetensors(path: Path, nbytes: int) -> Found:
-    from safetensors import SafetensorError, safe_open
-
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise ValueError(f"{path} is a safetensors file, and nothing here can read one: pip install safetensors") from None
     try:
         with safe_open(path, "pt") as file:
             state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}

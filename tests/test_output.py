@@ -1,0 +1,89 @@
+"""One output in three forms: what the verbs share."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from thinwire.output import Form, Output, encoded, lines, one_sentence
+
+
+def table() -> Table:
+    made = Table(title="two peers", box=None)
+    made.add_column("member")
+    made.add_column("MB", justify="right")
+    made.add_row("a", "1.50")
+    made.add_row("[red]does not\nanswer[/red]", "-")
+    return made
+
+
+SHOWN = (table(), "3 [red]of 4\nmembers", Text("RED", style="red"))
+
+
+def test_plain_is_a_line_a_row_without_colours_or_boxes(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Form(plain=True).output()
+    out.say(*SHOWN)
+    out.tell({"not": "said"})
+    assert capsys.readouterr().out.splitlines() == [
+        "two peers", "member\tMB", "a\t1.50", "does not\\nanswer\t-", "3 [red]of 4", "members", "RED",
+    ]  # fmt: skip
+
+
+def test_json_is_one_line_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Form(json=True).output()
+    out.say(*SHOWN)
+    out.tell({"members": 2})
+    out.aside.print("on the way")
+    told = capsys.readouterr()
+    assert told.out == '{"members": 2}\n'
+    assert told.err == "on the way\n"
+
+
+def test_people_get_tables_and_no_json(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Form().output()
+    out.say(*SHOWN)
+    out.tell({"not": "said"})
+    told = capsys.readouterr().out
+    assert "two peers" in told
+    assert "3 [red]of 4\nmembers\nRED\n" in told
+    assert "not" not in told.replace("does not", "")
+    assert not out.live  # nobody looks at a pipe
+
+
+def test_a_long_line_is_not_cut_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(width=20).say("word " * 50)
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_both_forms_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match="--json and --plain are two forms of one output; give one of them"):
+        Form(json=True, plain=True).output()
+
+
+def test_what_a_peer_sent_does_not_steer_the_terminal() -> None:
+    assert list(lines("\x1b[2J\x9bold\rnew")) == ["\\x1b[2J\\x9bold\\rnew"]
+
+
+class Struct(msgspec.Struct):
+    loss: float
+    blob: bytes
+
+
+def test_json_has_structs_dataclasses_paths_and_no_nan() -> None:
+    value = {"a": [Struct(float("inf"), b"\1\2"), Form(json=True)], 3: Path("x"), "set": {2, 1}, "none": None}
+    assert json.loads(encoded(value)) == {
+        "a": [{"loss": None, "blob": "0102"}, {"json": True, "plain": False}], "3": "x", "set": [1, 2], "none": None,
+    }  # fmt: skip
+    with pytest.raises(TypeError, match="JSON has nothing for object"):
+        encoded(object())
+
+
+@pytest.mark.parametrize("error", [ValueError("no such codec"), OSError("no such file"), ImportError("no such extra")])
+def test_what_cannot_be_ends_in_a_sentence(error: Exception) -> None:
+    with pytest.raises(SystemExit, match=f"^error: {error}$"), one_sentence():
+        raise error
+    with pytest.raises(KeyError), one_sentence():  # a mistake of ours is none
+        raise KeyError
