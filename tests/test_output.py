@@ -1,6 +1,7 @@
 """One output in three forms: what the verbs share."""
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -56,6 +57,16 @@ def test_people_get_tables_and_no_json(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_long_line_is_not_cut_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
     Output(width=20).say("word " * 50)
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_who_has_read_enough_ends_the_command_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as gone:
+        monkeypatch.setattr("sys.stdout", gone)
+        with pytest.raises(SystemExit) as caught:
+            Output(plain=True).say("a line")
+    assert caught.value.code == 141
 
 
 def test_both_forms_at_once_are_refused() -> None:

@@ -15,6 +15,8 @@ It imports nothing of thinwire, so that every layer can use it; it needs the ext
 
 import json
 import math
+import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -65,7 +67,7 @@ class Output:
         """For people, or as lines; nothing with --json. A `str` is shown as it is, never taken for markup."""
         for each in shown:
             if self.plain:
-                print(*lines(each), sep="\n", flush=True)
+                _print("\n".join(lines(each)))
             elif not self.as_json and isinstance(each, Table):
                 self.people.print(each)
             elif not self.as_json:
@@ -74,7 +76,16 @@ class Output:
     def tell(self, value: object) -> None:
         """With --json: one line, see `encoded`; else nothing."""
         if self.as_json:
-            print(encoded(value), flush=True)
+            _print(encoded(value))
+
+
+def _print(text: str) -> None:
+    """At once. Who reads may have had enough, as `head` has: then the command ends like others whose pipe is gone, without a word."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def lines(shown: Table | Text | str) -> Iterator[str]:
