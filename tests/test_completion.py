@@ -59,7 +59,10 @@ def test_what_an_option_may_be(bash: Path) -> None:
 def test_files_are_left_to_bash_and_another_command_too(bash: Path) -> None:
     assert completed(bash, "inspect", "chec") == []
     assert completed(bash, "join", "tw1", "--", "python", "--i") == []
-    assert "-o default" in bash.read_text()
+    registered = subprocess.run(
+        ["bash", "--norc", "-c", 'source "$1"; complete -p thinwire', "-", str(bash)], capture_output=True, text=True
+    )
+    assert registered.stdout == "complete -o bashdefault -o default -F _thinwire thinwire\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

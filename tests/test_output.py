@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
+import tyro
 from rich.table import Table
 from rich.text import Text
 
-from thinwire.output import Form, Output, encoded, lines, one_sentence
+from thinwire.output import Form, Output, encoded, lines, one_sentence, parse
 
 
 def table() -> Table:
@@ -76,6 +79,38 @@ def test_both_forms_at_once_are_refused() -> None:
 
 def test_what_a_peer_sent_does_not_steer_the_terminal() -> None:
     assert list(lines("\x1b[2J\x9bold\rnew")) == ["\\x1b[2J\\x9bold\\rnew"]
+
+
+@dataclass(frozen=True)
+class Options(Form):
+    """How many."""
+
+    many: tyro.conf.Positional[int] = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.many < 0:
+            raise ValueError("many is negative; give 0 or more")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--sed", "3"], "--sed"), (["--seed", "x"], "--seed"), (["--many"], "--many"), (["--", "-1"], "give 0 or more")],
+)
+@pytest.mark.parametrize("form", ["--plain", "--json"])
+def test_wrong_options_are_one_line_without_a_box(words: list[str], told: str, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(Options, [form, *words], None, program="thinwire many")
+    assert re.fullmatch(r"error: [\x20-\x7e]*", str(caught.value.code))
+    assert told in str(caught.value.code)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_help_is_shown_in_every_form(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(Options, ["--plain", "--help"], "About it.", program="thinwire many")
+    assert caught.value.code == 0
+    assert "About it." in capsys.readouterr().out
 
 
 class Struct(msgspec.Struct):

@@ -13,13 +13,15 @@
 It imports nothing of thinwire, so that every layer can use it; it needs the extra [cli].
 """
 
+import io
 import json
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,8 +116,20 @@ def encoded(value: object) -> str:
 
 
 def parse(kind: type[T], argv: list[str] | None, doc: str | None, *, program: str | None = None) -> T:
-    """Options as `argv` gives them; --help shows `doc`: tyro keeps line breaks where lines are indented."""
-    return tyro.cli(kind, args=argv, description=doc, prog=program or sys.argv[0])
+    """Options as `argv` gives them; --help shows `doc`: tyro keeps line breaks where lines are indented.
+
+    What tyro says of wrong options stands in a box, and on one line with --plain or --json.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    boxed = {"--plain", "--json"}.isdisjoint(words)
+    said = io.StringIO()
+    try:
+        with nullcontext() if boxed else redirect_stderr(said):
+            return tyro.cli(kind, args=words, description=doc, prog=program or sys.argv[0])
+    except SystemExit as ended:
+        if boxed or ended.code != 2:
+            raise
+        raise SystemExit("error: " + " ".join(re.sub("[\u2500-\u257f]", " ", said.getvalue()).split())) from None
 
 
 @contextmanager
