@@ -80,13 +80,15 @@ async def serve(options: Options) -> None:
     async with standing(key, options.peers, daemon) as node:
         addresses = tuple(node.addresses()[:8])
         invite = Invite(options.run, addresses, options.trust, (), secret)
+        over = asyncio.create_task(interrupted())
+        await asyncio.sleep(0)  # it listens: who has read the line may end this peer
         out.say(
             "\n  ".join([f"run {options.run!r} is served at", *addresses]),
             f"on every machine that trains:\n  thinwire join {invite} -- python train.py",
             "Ctrl-C ends this peer; members that have found each other do not need it.",
         )
         out.tell(told(invite))
-        await interrupted()
+        await over
 
 
 def main(argv: list[str]) -> None:
