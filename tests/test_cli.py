@@ -89,6 +89,24 @@ def test_help_tells_every_suite_and_exit_status(capsys: pytest.CaptureFixture[st
     assert all(f"{code} " in told.partition("exit status:")[2] for code in (0, 1, cli.USAGE, cli.INTERRUPTED))
 
 
+def test_the_page_tells_every_verb_with_an_example_and_every_suite_and_exit_status() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for verb in cli.VERBS:
+        told = page.partition(f"**`thinwire {verb}`**")[2].partition("**`thinwire")[0]
+        assert f"\n    thinwire {verb} " in told, verb
+        assert ("JSON" in told) is (verb not in cli.SILENT), verb
+    for suite in cli.SUITES:
+        assert f"| `{suite}` |" in page
+        assert f"`thinwire bench {suite} " in page
+    assert all(f"\n| {code} | " in page for code in (0, 1, cli.USAGE, cli.INTERRUPTED))
+
+
+def test_the_help_names_every_verb_and_which_of_them_have_forms() -> None:
+    assert all(f"  thinwire {verb} " in cli.HELP for verb in cli.VERBS)
+    assert all(form in cli.HELP for form in ("--json", "--plain"))
+    assert set(cli.SILENT) < set(cli.VERBS)
+
+
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def lacking(name: str) -> ModuleType:
         raise ModuleNotFoundError("No module named 'tyro'", name="tyro")

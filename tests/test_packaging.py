@@ -78,7 +78,7 @@ def test_wheel_serves_every_python_and_holds_the_package_only(tmp_path: Path) ->
     names = {member.filename for member in members}
     assert {"thinwire/__init__.py", "thinwire/py.typed", "thinwire/optim/diloco.py", "thinwire/comms/stages/pack.py"} <= names
     assert "thinwire/kernels/libthinwire.so" in names
-    assert {"thinwire/cli.py", "thinwire/suite/examples/multiregion/data.py"} <= names
+    assert {"thinwire/cli.py", "thinwire/output.py", "thinwire/suite/examples/multiregion/data.py"} <= names
     assert {f"thinwire/suite/benchmarks/{path}" for path in ("suite/record.py", "lab/home.toml", "report/page.html.j2")} <= names
     assert not [name for name in names if "results" in name]
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"thinwire"}

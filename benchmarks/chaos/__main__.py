@@ -10,7 +10,6 @@ Faults that cut networks need root. The seed names the run: the same seed gives 
 """
 
 import secrets
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
 from benchmarks.chaos import rows, simulated
 from benchmarks.chaos.faults import KINDS, plan
@@ -29,17 +27,19 @@ from benchmarks.chaos.run import Chaos, ChaosError
 from benchmarks.chaos.specs import WORKER, Specs, bootstrap, member
 from benchmarks.chaos.swarm import Swarm
 from benchmarks.chaos.watch import Watch
+from benchmarks.suite.command import put
 from benchmarks.suite.options import held, one_sentence, parse
 from benchmarks.suite.record import OK, RESULTS, Record, append, refuse_unwritable
 from benchmarks.suite.runs import RunError
 from thinwire.comms.swarm.verify import check
+from thinwire.output import Form, Output
 
 EXTRAS = 6
 LEFT_S = 5.0  # for what a killed process has started to end too
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Form):
     """How much, to whom, and where."""
 
     events: int = 50
@@ -101,7 +101,7 @@ def places(options: Options) -> Iterator[Places | None]:
         yield None
 
 
-def run(options: Options, console: Console) -> Record:
+def run(options: Options, out: Output) -> Record:
     """One run, from the first process to the verdict. Raises `RunError` when it could not go on."""
     mark = secrets.token_hex(4)
     faults = plan(options.seed, options.events, options.chosen())
@@ -112,7 +112,7 @@ def run(options: Options, console: Console) -> Record:
         fleet = stack.enter_context(Fleet(WORKER))
         specs = Specs(folder, history, mark, net, options.step_ms / 1e3, options.sync_every)
         swarm = Swarm(fleet, Watch(time.monotonic()), options.members, member, specs, bootstrap, net, EXTRAS)
-        chaos = Chaos(swarm, faults, lambda line: console.print(line, markup=False, highlight=False), options.every, options.calm_rounds)
+        chaos = Chaos(swarm, faults, lambda line: aside(out, line), options.every, options.calm_rounds)
         try:
             chaos.run()
         except ChaosError as error:
@@ -120,9 +120,14 @@ def run(options: Options, console: Console) -> Record:
         fleet.__exit__()
         left = remaining(mark)
         verdict = check(history)
-    for line in (*map(str, verdict.violations[:10]), *chaos.stuck, *chaos.watch.hangs):
-        console.print(line, markup=False, highlight=False)
+    aside(out, *map(str, verdict.violations[:10]), *chaos.stuck, *chaos.watch.hangs)
     return rows.record(chaos, verdict, left, options.settings())
+
+
+def aside(out: Output, *lines: str) -> None:
+    """What happens on the way, and what went wrong."""
+    for line in lines:
+        out.aside.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def remaining(mark: str) -> list[int]:
@@ -134,23 +139,21 @@ def remaining(mark: str) -> list[int]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 200)
     with one_sentence("interrupted"):
         options = parse(Options, argv, __doc__)
+        out = options.output()
         if options.show:
-            console.print(rows.table(held(options.results, "chaos")))
+            put(out, "chaos", held(options.results, "chaos"), options.results, lambda found: [rows.table(list(found))])
             return
         refuse_unwritable(options.results)
-        console.print(f"seed {options.seed}: {options.events} events, {options.members} members", highlight=False)
+        aside(out, f"seed {options.seed}: {options.events} events, {options.members} members")
         if options.simulate:
             made, lines = simulated.record(plan(options.seed, options.events, options.chosen()), options.settings())
-            for line in lines:
-                console.print(line, markup=False, highlight=False)
+            aside(out, *lines)
         else:
-            made = run(options, console)
+            made = run(options, out)
         append(options.results, made)
-    console.print(rows.table([made]))
-    console.print(f"faults: {rows.struck(made)}", highlight=False)
+    put(out, "chaos", [made], options.results, lambda found: [rows.table(list(found)), f"faults: {rows.struck(made)}"])
     if made.status != OK:
         raise SystemExit(1)
 

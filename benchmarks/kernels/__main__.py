@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ import numpy as np
 import pytest
 import torch
 import tyro
-from rich.console import Console
 
 from benchmarks.kernels import demo, dense, fused, index, peers, report, suite, transform
 from benchmarks.kernels.operation import QUICK, Operation, Sizes
@@ -31,6 +31,7 @@ from benchmarks.suite.options import one_sentence, parse
 from benchmarks.suite.provenance import RESULTS, provenance
 from benchmarks.suite.whole import write_whole
 from thinwire.kernels import native
+from thinwire.output import Form
 
 OPERATIONS: list[Operation] = [*dense.OPERATIONS, *transform.OPERATIONS, *fused.OPERATIONS, *index.OPERATIONS]
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,7 @@ ISA = {0: "baseline", 1: "x86-64-v3 (AVX2)", 2: "x86-64-v4 (AVX-512)"}
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Form):
     """Measure the kernels."""
 
     only: str = ""
@@ -64,6 +65,8 @@ class Options:
         if not self.operations:
             raise ValueError(f"no row contains {self.only!r}; rows are {', '.join(operation.name for operation in OPERATIONS)}")
 
+        if self.markdown and (self.json or self.plain):
+            raise ValueError("--markdown, --json and --plain are forms of one output; give one of them")
         if self.show and self.file is None:
             raise ValueError("--show prints a whole table: leave --only and --quick out, or say which --results")
 
@@ -106,7 +109,8 @@ def measure(options: Options) -> dict[str, Any]:
         # Of the repository's own settings for tests none applies: no time limit, no warnings as errors.
         words = "-q --no-header --disable-warnings --tb=short --exitfirst -p no:cacheprovider --import-mode=importlib".split()
         words += f"-c {os.devnull} --benchmark-quiet --benchmark-disable-gc --benchmark-json=/dev/fd/{file.fileno()}".split()
-        code = pytest.main([*words, f"--rootdir={ROOT}", suite.__file__], plugins=[Plugin(options)])
+        with redirect_stdout(sys.stderr):  # its dots are progress
+            code = pytest.main([*words, f"--rootdir={ROOT}", suite.__file__], plugins=[Plugin(options)])
         if code == pytest.ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
         if code != 0:
@@ -134,6 +138,7 @@ def measure(options: Options) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     with one_sentence("interrupted: a table is written whole or not at all"):
         options = parse(Options, argv, __doc__)
+        out = options.output(160)
         if options.quick:
             options = replace(options, rounds=2, repetitions=1, megabytes=1)
         record = kernels_table(options.file) if options.show and options.file else measure(options)
@@ -141,10 +146,9 @@ def main(argv: list[str] | None = None) -> None:
             write_whole(options.file, json.dumps(record, indent=1) + "\n", option="--results")
     if options.markdown:
         print(report.markdown(record["rows"]))
-        return
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(report.table(report.title(record), record["rows"]))
-    console.print(report.legend(record), highlight=False)
+    else:
+        out.say(report.table(report.title(record), record["rows"]), report.legend(record))
+        out.tell(record)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,18 @@
 Needs root, iproute2 and /dev/net/tun, and a machine that does nothing else.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec.structs import replace
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.lab.namespaces import refuse_if_impossible
 from benchmarks.lab.probe import Probes, measure
 from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import open_lab
-from benchmarks.suite.options import FileOptions, complete, held, one_sentence, parse
+from benchmarks.suite.command import put
+from benchmarks.suite.options import FileOptions, held, one_sentence, parse
 from benchmarks.suite.record import OK, RESULTS, VOID, Link, Made, Measured, Record
 from benchmarks.suite.runs import Due, end, run_all
 
@@ -110,16 +109,15 @@ def table(records: list[Record]) -> Table:
 
 
 def main(argv: list[str] | None = None) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 160)
     made: list[Record] = []
     with one_sentence():
         options = parse(Options, argv, __doc__)
+        out = options.output(160)
         if not options.show:
             refuse_if_impossible(nat=False)
-            made = run_all(due(), options.results, console, keep=options.keep)
+            made = run_all(due(), options.results, out.aside, keep=options.keep)
         records = held(options.results, "fidelity")
-    with complete(options.results):
-        console.print(table(records))
+    put(out, "fidelity", records, options.results, lambda found: [table(list(found))])
     end(made)
 
 

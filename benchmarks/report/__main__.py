@@ -20,6 +20,7 @@ from benchmarks.report.page import Section, render
 from benchmarks.suite.options import SPOILT, edited, one_sentence, parse
 from benchmarks.suite.record import Record, ResultsError
 from benchmarks.suite.whole import write_whole
+from thinwire.output import Form
 
 SUITES = {
     "training": training.section,
@@ -30,12 +31,12 @@ SUITES = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Form):
     """Make a page of results."""
 
     results: tyro.conf.Positional[tuple[Path, ...]]
     """Files of records, tables of kernels, or folders of both."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
+    page: Annotated[Path, tyro.conf.arg(name="output", aliases=["-o"])] = Path("report.html")
     """Where the page goes."""
 
 
@@ -59,14 +60,15 @@ def _shown(suite: str, section: Callable[[Sequence[Record]], Section | None], re
 
 def write(options: Options) -> None:
     """Read, and write the page. Raises `ResultsError`."""
+    out = options.output()
     if not options.results:
         raise ResultsError("no results given; say `thinwire report FILE_OR_FOLDER -o report.html`")
     found = gather(options.results)
     page = render(sections(found), files=found.files, notes=found.notes, version=thinwire.__version__)
-    write_whole(options.output, page, option="-o")
-    for note in found.notes:
-        print(note)
-    print(f"{options.output}: {len(found.records)} records, {len(page) // 1000} kB")
+    write_whole(options.page, page, option="-o")
+    out.say(*found.notes, f"{options.page}: {len(found.records)} records, {len(page) // 1000} kB")
+    told = {"page": options.page, "nbytes": len(page.encode()), "records": len(found.records), "files": found.files, "notes": found.notes}
+    out.tell(told)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -19,6 +20,7 @@ from benchmarks.suite.fleet import ORPHAN
 from benchmarks.suite.full import FULL
 from benchmarks.suite.options import one_sentence, parse
 from benchmarks.suite.record import RESULTS
+from thinwire.output import Form, Output
 
 FILES = {suite: f"{suite}.jsonl" for suite in ("training", "utilisation", "scaling", "collectives")} | {"kernels": "kernels.json"}
 ORDER = ("kernels", "collectives", "scaling", "utilisation", "training")
@@ -27,7 +29,7 @@ END_S = 30.0  # an interrupted suite has its links to take down
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Form):
     """Measure everything; one of --quick and --full."""
 
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -57,9 +59,9 @@ class Options:
         return [["bench", suite, *part, *keep, "--results", str(file)] for part in parts]
 
 
-def start(words: list[str]) -> int:
-    """Run `thinwire WORDS`; its exit status."""
-    with subprocess.Popen([sys.executable, "-m", ORPHAN, "thinwire.cli", *words]) as process:
+def start(words: list[str], out: int | None = None) -> int:
+    """Run `thinwire WORDS`; its exit status. `out` is a descriptor for what it says, that of this process unless given."""
+    with subprocess.Popen([sys.executable, "-m", ORPHAN, "thinwire.cli", *words], stdout=out) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:  # which the terminal sent to the suite as well
@@ -70,22 +72,31 @@ def start(words: list[str]) -> int:
             raise
 
 
-def run_suites(options: Options, start: Callable[[list[str]], int]) -> int:
+def run_suites(options: Options, start: Callable[[list[str]], int], out: Output | None = None) -> int:
     """Every suite and the page; the worst exit status."""
-    codes = []
-    for suite in ORDER:
-        for words in options.commands(suite):
-            print(f"thinwire {' '.join(words)}", flush=True)
-            codes.append(start(words))
+    out, done = out or options.output(), list[dict[str, object]]()
+    form = ["--plain"] * options.plain
+
+    def do(words: list[str]) -> int:
+        out.say(f"thinwire {' '.join(words)}")
+        code = start([*words, *form])
+        done.append({"command": f"thinwire {' '.join(words)}", "status": code})
+        return code
+
+    codes = [do(words) for suite in ORDER for words in options.commands(suite)]
     files = [str(path) for path in (options.folder / FILES[suite] for suite in FILES) if path.exists()]
+    page = options.folder / PAGE
     if files:
-        codes.append(start(["report", *files, "-o", str(options.folder / PAGE)]))
+        codes.append(do(["report", *files, "-o", str(page)]))
+    out.tell({"status": max(codes, default=0), "commands": done, "files": files, "page": page if files else None})
     return max(codes, default=0)
 
 
 def main(argv: list[str] | None = None) -> None:
     with one_sentence("interrupted: finished runs are in the results, the same command with --keep goes on from there"):
-        code = run_suites(parse(Options, argv, __doc__), start)
+        options = parse(Options, argv, __doc__)
+        out = options.output()
+        code = run_suites(options, partial(start, out=sys.stderr.fileno() if out.as_json else None), out)
     if code:
         raise SystemExit(code)
 

@@ -13,6 +13,7 @@ from benchmarks.lab.wan import Void
 from benchmarks.suite import provenance
 from benchmarks.suite.record import RESULTS, Record, ResultsError, read
 from benchmarks.suite.runs import RunError
+from thinwire import output
 
 T = TypeVar("T")
 SPOILT = (KeyError, TypeError, ValueError, ZeroDivisionError)
@@ -20,7 +21,7 @@ KEPT = "interrupted: finished runs are in the results file, --keep goes on from 
 
 
 @dataclass(frozen=True)
-class FileOptions:
+class FileOptions(output.Form):
     """What a suite does with its file of results; `results` has a default of each suite's own."""
 
     results: Path = RESULTS
@@ -31,8 +32,8 @@ class FileOptions:
 
 
 def parse(kind: type[T], argv: list[str] | None, doc: str | None) -> T:
-    """Options as `argv` gives them; `doc` is shown by --help: tyro keeps line breaks where lines are indented."""
-    return tyro.cli(kind, args=argv, description=doc, prog=provenance.program())
+    """As of every verb, also for `python -m`."""
+    return output.parse(kind, argv, doc, program=provenance.program())
 
 
 def held(path: Path, suite: str) -> list[Record]:
@@ -62,8 +63,7 @@ def edited(where: str, error: Exception) -> str:
 def one_sentence(interrupted: str = KEPT) -> Iterator[None]:
     """What this machine, the options or the results file do not allow ends the command with cause and remedy, Ctrl-C with `interrupted`."""
     try:
-        yield
-    except (LabError, Void, ResultsError, RunError, ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+        with output.one_sentence(LabError, Void, ResultsError, RunError):
+            yield
     except KeyboardInterrupt:
         raise SystemExit(interrupted) from None

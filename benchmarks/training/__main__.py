@@ -10,17 +10,16 @@ Each run appends one record to benchmarks/results/training.jsonl; `--keep` skips
 has a network namespace (needs iproute2 and /dev/net/tun); else the loopback is counted, and no link can be shaped.
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from msgspec.structs import replace
-from rich.console import Console
 
 from benchmarks.lab.namespaces import LabError
 from benchmarks.lab.wan import Lab, Void, open_lab, open_loopback
-from benchmarks.suite.options import complete, held, one_sentence, parse
+from benchmarks.suite.command import put
+from benchmarks.suite.options import held, one_sentence, parse
 from benchmarks.suite.record import ABSENT, VOID, Record
 from benchmarks.suite.runs import Due, end, run_all
 from benchmarks.training.launch import launch, template
@@ -28,8 +27,6 @@ from benchmarks.training.methods import absent
 from benchmarks.training.options import Options
 from benchmarks.training.setting import Run
 from benchmarks.training.table import table
-
-WIDTH = 200  # of what is not a terminal
 
 
 def due(options: Options, lab: Lab) -> list[Due]:
@@ -71,19 +68,18 @@ def link_of(options: Options, records: list[Record]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     made: list[Record] = []
     link = ""
     with one_sentence():
         options = parse(Options, argv, __doc__).effective()
+        out = options.output()
         if not options.show:
             with lab_of(options) as lab:
-                console.print(f"bytes: {lab.counted_by}")
+                out.aside.print(f"bytes: {lab.counted_by}")
                 link = lab.link().asked.topology
-                made = run_all(due(options, lab), options.results, console, keep=options.keep)
+                made = run_all(due(options, lab), options.results, out.aside, keep=options.keep)
         records = held(options.results, "training")
-    with complete(options.results):
-        console.print(table(options, records, link or link_of(options, records)))
+    put(out, "training", records, options.results, lambda found: [table(options, list(found), link or link_of(options, list(found)))])
     end(made)
 
 

@@ -24,7 +24,9 @@ except PackageNotFoundError:  # a checkout on the path that was never installed
 
 def __getattr__(name: str) -> Any:
     if name == "SwarmGroup":  # needs the extra [swarm], which takes a while to import
-        from thinwire.comms.swarm.group import SwarmGroup
-
+        try:
+            from thinwire.comms.swarm.group import SwarmGroup
+        except ModuleNotFoundError as error:
+            raise ImportError(f"thinwire.SwarmGroup needs the module {error.name!r}: pip install 'thinwire[swarm]'") from error
         return SwarmGroup
     raise AttributeError(f"module 'thinwire' has no attribute {name!r}")

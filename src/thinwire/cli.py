@@ -17,8 +17,14 @@ SUITES = {name: f"benchmarks.{name}.__main__" for name in _OWN} | {
     "all": "benchmarks.suite.__main__",
 }
 SWARM = ("keygen", "serve", "invite", "join", "status", "doctor", "verify")
-PLAIN = ("inspect", "run")
-USAGE, INTERRUPTED = 2, 130  # 1 comes from a suite: a run failed
+PLAIN = ("inspect", "run", "completion")
+VERBS = (
+    {verb: f"thinwire.comms.swarm.cli.{verb}" for verb in SWARM}
+    | {verb: f"thinwire.verbs.{verb}" for verb in PLAIN}
+    | {verb: f"benchmarks.{verb}.__main__" for verb in ("chaos", "report")}
+)
+SILENT = {"join": "its script's", "run": "its script's", "completion": "a script for a shell"}  # what the output of these is
+USAGE, INTERRUPTED = 2, 130  # 1 comes from a verb: a run failed, a law is broken
 
 HELP = """\
 usage: thinwire COMMAND ...
@@ -35,6 +41,7 @@ usage: thinwire COMMAND ...
   thinwire run -- torchrun ... train.py
                                torchrun over several machines, the WAN kept out of WORLD_SIZE
   thinwire inspect FILE        what is in a checkpoint or a wire frame: sizes, rounds, hashes
+  thinwire completion SHELL    a script with which bash, zsh or fish completes all of these
   thinwire chaos --events N    kill, freeze and cut members of a swarm on this machine, then verify
 
   thinwire bench kernels       time of the kernels against the speed of memory and against torch
@@ -50,11 +57,17 @@ usage: thinwire COMMAND ...
   thinwire report RESULTS -o report.html
                                one page with tables and pictures of what was measured
 
-`thinwire COMMAND --help` tells the options. Results go to ./results, in a checkout to
-benchmarks/results. All links but those of `kernels` and `collectives` need root and iproute2.
+`thinwire COMMAND --help` tells the options. Every command that says something itself takes --json (one object on the standard output,
+`serve` and `status` one a line, nothing else) and --plain (lines for grep and diff); progress and errors go to the standard error.
+Results go to ./results, in a checkout to benchmarks/results. All links but those of `kernels` and `collectives` need root and iproute2.
 
-exit status: 0 all is well; 1 a run failed, its link was not what was asked, a law is broken; 2 wrong usage, or something that is missing
-here; 130 interrupted (finished runs are kept; --keep goes on from there). `join` ends with the status of its script.
+exit status:
+  0    all is well
+  1    it was done, and something is wrong: a run failed, its link was not what was asked, a law is broken (verify, chaos), something
+       would stop a member (doctor), a frame is damaged (inspect)
+  2    it was not done: wrong usage, or something is missing here; one sentence on the standard error says what to do
+  130  interrupted: finished runs are kept, --keep goes on from there
+`join` and `run` end with the status of their script.
 """
 
 
@@ -99,20 +112,23 @@ def run(words: list[str]) -> tuple[int, str]:
 def command(words: list[str]) -> tuple[str, str, list[str]]:
     """Of a command: its name, the module that does it, and the words that are the module's."""
     match words:
-        case [verb, *rest] if verb in SWARM:
-            return f"thinwire {verb}", f"thinwire.comms.swarm.cli.{verb}", rest
-        case [verb, *rest] if verb in PLAIN:
-            return f"thinwire {verb}", f"thinwire.verbs.{verb}", rest
-        case ["chaos", *rest]:
-            return "thinwire chaos", "benchmarks.chaos.__main__", rest
-        case ["report", *rest]:
-            return "thinwire report", "benchmarks.report.__main__", rest
+        case [verb, *rest] if verb in VERBS:
+            refuse_form(verb, rest)
+            return f"thinwire {verb}", VERBS[verb], rest
         case ["bench", suite, *rest] if suite in SUITES:
             return f"thinwire bench {suite}", SUITES[suite], rest
         case ["bench", *_]:
             given = f"there is no suite {words[1]!r}; " if words[1:] and not words[1].startswith("-") else ""
             raise UsageError(f"{given}give `thinwire bench` one of {', '.join(SUITES)}")
     raise UsageError(f"there is no command {words[0]!r}; `thinwire --help` lists them")
+
+
+def refuse_form(verb: str, rest: list[str]) -> None:
+    """Raises `UsageError` for --json and --plain of a verb that says nothing itself."""
+    own = rest[: rest.index("--")] if "--" in rest else rest
+    for form in ("--json", "--plain"):
+        if verb in SILENT and form in own:
+            raise UsageError(f"`thinwire {verb}` has no {form}: its output is {SILENT[verb]}, and nothing of its own")
 
 
 def load(module: str) -> ModuleType:

@@ -156,7 +156,7 @@ def test_where_regions_cannot_be_links_are_simulated_and_labelled(
     results = tmp_path / "r.jsonl"
     with suppress(SystemExit):  # on a busy machine the residual of so short a run may be large
         command.main(["--quick", "--rounds", "3", "--pace-ms", "5", "--results", str(results)])
-    assert "links are simulated inside one process: no root here; run as root" in capsys.readouterr().out
+    assert "links are simulated inside one process: no root here; run as root" in capsys.readouterr().err
     made, absent = read(results)
     assert made.link is not None
     assert (made.link.lab, made.link.asked.rtt_ms, made.key) == ("simulated", 80.0, f"{points[0].key} simulated")

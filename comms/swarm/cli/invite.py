@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import tyro
 
-from thinwire.comms.swarm.cli.options import one_sentence, parse
 from thinwire.comms.swarm.envelope import Trust
 from thinwire.comms.swarm.invite import Invite
+from thinwire.output import Form, one_sentence, parse
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Form):
     """What the string says."""
 
     run: tyro.conf.Positional[str] = ""
@@ -46,7 +46,15 @@ class Options:
         return Invite(self.run, self.peers, self.trust, tuple(map(bytes.fromhex, self.member)), secret)
 
 
+def told(invite: Invite) -> dict[str, object]:
+    """What --json says of an invite; its secret is in the string only."""
+    return {"run": invite.run_id, "invite": str(invite), "addresses": invite.addresses, "trust": invite.trust, "members": invite.members}
+
+
 def main(argv: list[str]) -> None:
     """Print it."""
     with one_sentence():
-        print(parse(Options, argv, __doc__).invite())
+        options = parse(Options, argv, __doc__)
+        out, invite = options.output(), options.invite()
+    out.say(str(invite))
+    out.tell(told(invite))

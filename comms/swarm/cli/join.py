@@ -16,8 +16,8 @@ from types import FrameType
 
 import tyro
 
-from thinwire.comms.swarm.cli.options import one_sentence, parse
 from thinwire.comms.swarm.invite import HISTORY, IDENTITY, INVITE, Invite
+from thinwire.output import one_sentence, parse
 
 PATIENCE_S = 10.0  # of a script that was asked to end: it may want to save
 

@@ -1,6 +1,7 @@
 """Be a peer that newcomers find the others through, and print the line that they paste. It trains nothing and is no member.
 
     thinwire serve my-run
+    thinwire serve my-run --json                                            the line to paste, for a program
     thinwire serve my-run --port 7000 --announce /ip4/198.51.100.7/tcp/7000     behind a router that passes the port on
 
 Its key and the run's secret are kept, so that the line still holds when it is started again (with a fixed --port). Ctrl-C ends it; members
@@ -15,17 +16,20 @@ from pathlib import Path
 
 import tyro
 
+from thinwire.comms.swarm.cli.invite import told
 from thinwire.comms.swarm.cli.network import interrupted, standing
-from thinwire.comms.swarm.cli.options import KEY_FILE, one_sentence, parse
+from thinwire.comms.swarm.cli.options import KEY_FILE
+from thinwire.comms.swarm.doctor import ports
 from thinwire.comms.swarm.envelope import Trust
 from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.invite import Invite
 from thinwire.comms.swarm.p2pd import DaemonOptions
 from thinwire.comms.swarm.transport import PeerError
+from thinwire.output import Form, one_sentence, parse
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Form):
     """For which run, and where."""
 
     run: tyro.conf.Positional[str]
@@ -65,17 +69,26 @@ def secret_of(run: str, folder: Path) -> bytes:
 
 async def serve(options: Options) -> None:
     """Until interrupted."""
+    out = options.output()
     key = options.folder / "identity.key"
     Identity.load_or_create(key)
     secret = secret_of(options.run, options.folder) if options.trust == "federation" else b""
     daemon = DaemonOptions(listen=(f"/ip4/0.0.0.0/tcp/{options.port}",), announce=options.announce)
+    for row in ports(daemon):
+        if row.status != "ok":
+            raise ValueError(f"cannot listen on {row.detail}; {row.remedy} (--port)")
     async with standing(key, options.peers, daemon) as node:
         addresses = tuple(node.addresses()[:8])
         invite = Invite(options.run, addresses, options.trust, (), secret)
-        print(f"run {options.run!r} is served at", *addresses, sep="\n  ")
-        print(f"on every machine that trains:\n  thinwire join {invite} -- python train.py")
-        print("Ctrl-C ends this peer; members that have found each other do not need it.", flush=True)
-        await interrupted()
+        over = asyncio.create_task(interrupted())
+        await asyncio.sleep(0)  # it listens: who has read the line may end this peer
+        out.say(
+            "\n  ".join([f"run {options.run!r} is served at", *addresses]),
+            f"on every machine that trains:\n  thinwire join {invite} -- python train.py",
+            "Ctrl-C ends this peer; members that have found each other do not need it.",
+        )
+        out.tell(told(invite))
+        await over
 
 
 def main(argv: list[str]) -> None:

@@ -2,6 +2,7 @@
 
     thinwire status tw1...
     thinwire status tw1... --plain --period 60 >> swarm.log
+    thinwire status tw1... --json --once
 
 It asks the members themselves, as a peer of its own. With an allow-list, give a key that is on it.
 """
@@ -9,6 +10,7 @@ It asks the members themselves, as a peer of its own. With an allow-list, give a
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +19,10 @@ from rich.live import Live
 from rich.table import Table
 
 from thinwire.comms.swarm.cli.network import visitor
-from thinwire.comms.swarm.cli.options import console, one_sentence, parse
 from thinwire.comms.swarm.invite import Invite
 from thinwire.comms.swarm.status import MAX_NBYTES, QUESTION, Status, decode
 from thinwire.comms.swarm.transport import Key, PeerError, Transport
+from thinwire.output import Form, one_sentence, parse
 
 ANSWER_S = 3.0
 MOST = 256  # members that are asked
@@ -28,15 +30,13 @@ MB = 1e6
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Form):
     """Which swarm, and how to show it."""
 
     invite: tyro.conf.Positional[str]
     """The string that members join with."""
     identity: Path | None = None
     """A key file that the members allow (default: a fresh key)."""
-    plain: tyro.conf.FlagCreatePairsOff[bool] = False
-    """One line a look instead of a live table."""
     once: tyro.conf.FlagCreatePairsOff[bool] = False
     """Look once and end."""
     period: float = 1.0
@@ -106,6 +106,12 @@ def line(run: str, answers: Answers) -> str:
     return said
 
 
+def told(run: str, answers: Answers, now: float) -> dict[str, object]:
+    """What --json says of a look; `time` is in seconds since 1970. Who says nothing has an `error` instead of numbers."""
+    members = {key.hex(): {"error": status} if isinstance(status, str) else status for key, status in sorted(answers.items())}
+    return {"time": round(now, 3), "run": run, "round": _first(answers), "members": members}
+
+
 def _first(answers: Answers) -> int:
     return max((status.applied for status in answers.values() if isinstance(status, Status)), default=0)
 
@@ -113,17 +119,16 @@ def _first(answers: Answers) -> int:
 async def watch(options: Options) -> None:
     """Look until interrupted."""
     invite = Invite.parse(options.invite)
-    out = console()
-    plain = options.plain or not out.is_terminal
+    out = options.output()
     async with visitor(invite.addresses, options.identity) as node:
-        with Live(console=out, auto_refresh=False, transient=plain) as live:
+        with Live(console=out.people, auto_refresh=False) if out.live else nullcontext() as live:
             while True:
                 answers = await ask_all(node, invite.run_id)
-                if plain:
-                    now = time.strftime("%Y-%m-%d %H:%M:%S")
-                    out.print(f"{now} {line(invite.run_id, answers)}", markup=False, highlight=False, soft_wrap=True)
-                else:
+                if live:
                     live.update(table(invite.run_id, answers), refresh=True)
+                else:
+                    out.say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line(invite.run_id, answers)}")
+                    out.tell(told(invite.run_id, answers, time.time()))
                 if options.once:
                     return
                 await asyncio.sleep(options.period)

@@ -1,6 +1,7 @@
 """Prove a run from the histories that its members wrote: every law on all of them, with file and line of what breaks one.
 
     thinwire verify runs/swarm/history
+    thinwire verify runs/swarm/history --json
 
 Put the histories of all members into one folder first. Exit status 1 when a law is broken.
 """
@@ -10,14 +11,15 @@ from pathlib import Path
 
 import tyro
 from rich.table import Table
+from rich.text import Text
 
-from thinwire.comms.swarm.cli.options import console, one_sentence, parse
 from thinwire.comms.swarm.verdict import LAWS, Verdict
 from thinwire.comms.swarm.verify import check
+from thinwire.output import Form, one_sentence, parse
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Form):
     """Which histories."""
 
     folder: tyro.conf.Positional[Path]
@@ -46,21 +48,29 @@ def summary(verdict: Verdict) -> str:
     )
 
 
+def told(verdict: Verdict, violations: int) -> dict[str, object]:
+    """What --json says; a law that was never checked neither holds nor is broken."""
+    return {
+        "green": verdict.green,
+        **{name: getattr(verdict, name) for name in ("events", "members", "incarnations", "decisions", "forks", "notes")},
+        "laws": {law: {"checked": verdict.checked[law], "broken": verdict.broken[law]} for law in LAWS},
+        "violations": verdict.violations[:violations],
+    }
+
+
 def main(argv: list[str]) -> None:
     """Check, print, and exit with 1 when a law is broken."""
     with one_sentence():
         options = parse(Options, argv, __doc__)
+        out = options.output()
         verdict = check(options.folder)
-    out = console()
-    out.print(summary(verdict), highlight=False)
-    out.print(table(verdict))
-    for line in (*(f"fork: {fork}" for fork in verdict.forks), *(f"note: {note}" for note in verdict.notes)):
-        out.print(line, markup=False, highlight=False)
-    for violation in verdict.violations[: options.violations]:
-        out.print(str(violation), markup=False, highlight=False, style="red")
+    out.say(summary(verdict), table(verdict))
+    out.say(*(f"fork: {fork}" for fork in verdict.forks), *(f"note: {note}" for note in verdict.notes))
+    out.say(*(Text(str(violation), style="red") for violation in verdict.violations[: options.violations]))
     hidden = sum(verdict.broken.values()) - options.violations
     if hidden > 0:
-        out.print(f"... and {hidden:,} more (--violations shows them)", highlight=False)
-    out.print("[green]green[/green]: every law holds" if verdict.green else "[red]RED[/red]", highlight=False)
+        out.say(f"... and {hidden:,} more (--violations shows them)")
+    out.say(Text.assemble(("green", "green"), ": every law holds") if verdict.green else Text("RED", style="red"))
+    out.tell(told(verdict, options.violations))
     if not verdict.green:
         raise SystemExit(1)

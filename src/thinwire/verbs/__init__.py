@@ -1,1 +1,1 @@
-"""Verbs of the command that need no extra: each module has a `main(argv)`."""
+"""Verbs of the command that need no extra, or [cli]: each module has a `main(argv)`."""

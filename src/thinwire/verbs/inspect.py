@@ -9,7 +9,6 @@ could read is refused. Two files hold the same weights when the hashes say so.
 """
 
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,28 +18,24 @@ from typing import Any
 import torch
 import tyro
 import xxhash
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from thinwire.comms import wire
 from thinwire.optim.checkpoint import our_numbers
 from thinwire.optim.replica import PREFIX
+from thinwire.output import Form, Output, one_sentence, parse
 
 MB = 1e6
 _OURS = PREFIX.rstrip(".")
 
 
 @dataclass(frozen=True)
-class Options:
-    """The file, and how to show it."""
+class Options(Form):
+    """Which file."""
 
     file: tyro.conf.Positional[Path]
     """A checkpoint or wire frames."""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """One JSON object."""
-    plain: tyro.conf.FlagCreatePairsOff[bool] = False
-    """One line a tensor, for grep and diff."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +120,10 @@ def _torch_file(path: Path, nbytes: int) -> Found:
 
 
 def _safetensors(path: Path, nbytes: int) -> Found:
-    from safetensors import SafetensorError, safe_open
-
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise ValueError(f"{path} is a safetensors file, and nothing here can read one: pip install safetensors") from None
     try:
         with safe_open(path, "pt") as file:
             state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}
@@ -170,13 +167,8 @@ def _note(found: Found, name: str, state: Mapping[Any, Any]) -> None:
 # -- shown -------------------------------------------------------------------------------------------------------------------------
 
 
-def as_json(found: Found) -> str:
-    """One object."""
-    return json.dumps(asdict(found))
-
-
 def lines(found: Found) -> Iterator[str]:
-    """One a thing."""
+    """With --plain: one a thing."""
     yield f"{found.kind}, {found.nbytes} bytes, {len(found.tensors)} tensors, {found.values} other values"
     for name, numbers in found.optimizers.items():
         yield f"{_OURS} at {name}: " + ", ".join(f"{key} {value}" for key, value in numbers.items())
@@ -186,23 +178,23 @@ def lines(found: Found) -> Iterator[str]:
         yield ", ".join(f"{key} {value}" for key, value in frame.items())
 
 
-def show(found: Found, out: Console) -> None:
+def show(found: Found, out: Output) -> None:
     """Tables."""
-    out.print(f"{found.kind}, {found.nbytes / MB:.2f} MB", highlight=False)
+    out.say(f"{found.kind}, {found.nbytes / MB:.2f} MB")
     for name, numbers in found.optimizers.items():
         told = ", ".join(f"{key} {value}" for key, value in numbers.items())
-        out.print(f"optimizer of {_OURS} at {name}: {told}", highlight=False, markup=False)
+        out.say(f"optimizer of {_OURS} at {name}: {told}")
     if found.tensors:
         table = Table(title=f"{len(found.tensors)} tensors, {sum(held.nbytes for held in found.tensors) / MB:.2f} MB", title_justify="left")
         for heading in ("tensor", "dtype", "shape", "bytes", "xxh3"):
             table.add_column(heading, justify="right" if heading == "bytes" else "left", overflow="fold")
         for held in found.tensors:
             table.add_row(held.name, held.dtype, "x".join(map(str, held.shape)) or "-", f"{held.nbytes:,}", held.hash)
-        out.print(table)
+        out.say(table)
         kinds: dict[str, int] = defaultdict(int)
         for held in found.tensors:
             kinds[f"{PREFIX}{held.name.rpartition(PREFIX)[2]}" if PREFIX in held.name else held.name.split("/")[0]] += held.nbytes
-        out.print("  ".join(f"{kind} {nbytes / MB:.2f} MB" for kind, nbytes in kinds.items()), highlight=False, markup=False)
+        out.say("  ".join(f"{kind} {nbytes / MB:.2f} MB" for kind, nbytes in kinds.items()))
     if found.frames:
         table = Table(title=f"{len(found.frames)} frames", title_justify="left")
         names = list(dict.fromkeys(name for frame in found.frames for name in frame))
@@ -210,7 +202,7 @@ def show(found: Found, out: Console) -> None:
             table.add_column(name, justify="right", overflow="fold")
         for frame in found.frames:
             table.add_row(*(_short(name, frame.get(name, "")) for name in names))
-        out.print(table)
+        out.say(table)
 
 
 def _short(name: str, value: Any) -> str:
@@ -219,16 +211,13 @@ def _short(name: str, value: Any) -> str:
 
 def main(argv: list[str]) -> None:
     """Look and print; exit status 1 when a frame is not sound."""
-    options = tyro.cli(Options, args=argv, description=__doc__, prog=sys.argv[0])
-    try:
-        found = inspect(options.file)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
-    if options.json:
-        print(as_json(found))
-    elif options.plain:
-        print(*lines(found), sep="\n")
+    with one_sentence():
+        options = parse(Options, argv, __doc__)
+        out, found = options.output(width=160), inspect(options.file)
+    if out.plain:
+        out.say(*lines(found))
     else:
-        show(found, Console(width=None if sys.stdout.isatty() else 160))
+        show(found, out)
+        out.tell(found)
     if any(not frame.get("sound", False) for frame in found.frames):
         raise SystemExit(1)

@@ -71,12 +71,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def parser() -> argparse.ArgumentParser:
+    """Of what stands before `--`."""
+    made = argparse.ArgumentParser(sys.argv[0], description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--region", choices=(region.NODE, region.PROCESS), default=region.NODE, help="what is a region")
+    return made
+
+
 def main(argv: list[str]) -> None:
     """Run what stands after `--`."""
     at = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(sys.argv[0], description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--region", choices=(region.NODE, region.PROCESS), default=region.NODE, help="what is a region")
-    options = parser.parse_args(argv[:at])
+    options = parser().parse_args(argv[:at])
     try:
         command = wrapped(argv[at + 1 :])
     except ValueError as error:
