@@ -23,6 +23,7 @@ USAGE, INTERRUPTED = 2, 130  # 1 comes from a suite: a run failed
 HELP = """\
 usage: thinwire COMMAND ...
 
+  thinwire demo                four peers on this machine train over thin links, one is killed and comes back; a minute, a picture
   thinwire serve RUN           start a swarm's first peer; prints the one line that another machine pastes
   thinwire join INVITE -- python train.py
                                run a training script as a member of that swarm
@@ -105,6 +106,8 @@ def command(words: list[str]) -> tuple[str, str, list[str]]:
             return f"thinwire {verb}", f"thinwire.verbs.{verb}", rest
         case ["chaos", *rest]:
             return "thinwire chaos", "benchmarks.chaos.__main__", rest
+        case ["demo", *rest]:
+            return "thinwire demo", "benchmarks.demo.__main__", rest
         case ["report", *rest]:
             return "thinwire report", "benchmarks.report.__main__", rest
         case ["bench", suite, *rest] if suite in SUITES:
@@ -123,7 +126,7 @@ def load(module: str) -> ModuleType:
     if sys.path[0] != place:
         sys.path.insert(0, place)
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in (place, os.environ.get("PYTHONPATH")) if path)
-    return imported(module, "swarm,bench" if module.startswith(("benchmarks.chaos", "benchmarks.swarm")) else "bench")
+    return imported(module, "swarm,bench" if module.startswith(("benchmarks.chaos", "benchmarks.demo", "benchmarks.swarm")) else "bench")
 
 
 def imported(module: str, extras: str) -> ModuleType:
