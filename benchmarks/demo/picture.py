@@ -32,11 +32,11 @@ def _loss(axes: Any, story: Story) -> None:
             if points:
                 axes.plot(*zip(*points, strict=True), color=COLOURS[i % len(COLOURS)], linewidth=1.5, label=name)
     kill = story.kill
-    for at, what, colour in ((kill.at, "kill -9", LOST), (kill.back, "back", BACK)) if kill else ():
+    for at, what, colour in ((kill.at, "killed", LOST), (kill.back, "back", BACK)) if kill else ():
         if at is not None:
             axes.axvline(story.since(at), color=colour, linewidth=1.2, linestyle="--")
             axes.annotate(
-                f"{what} {kill.peer + 1 if kill else ''}", (story.since(at), 1.0), xycoords=("data", "axes fraction"), xytext=(4, -4),
+                f"{kill.peer + 1 if kill else ''} {what}", (story.since(at), 1.0), xycoords=("data", "axes fraction"), xytext=(4, -4),
                 textcoords="offset points", va="top", color=colour, fontweight="bold",
             )  # fmt: skip
     axes.set(xlabel="seconds", ylabel="training loss (nats per byte)", title=f"{story.size} peers over {story.link}")

@@ -14,7 +14,7 @@ from benchmarks.demo.story import Story
 START_S = 180.0  # for the first time: everything is imported once
 DEAD_S = 3.0  # from the death of a process to its next start: long enough to be seen
 BACK_S = 60.0  # for it to be there again
-CALM_ROUNDS = 5  # that it takes part in, at least, before the end
+CALM_ROUNDS = 3  # that it takes part in, at least, before the end
 END_S = 30.0
 LOOK_S = 0.25
 
@@ -49,7 +49,6 @@ class Demo:
     say: Callable[[str], None] = lambda line: None
     count: Callable[[], list[int]] = list
     look_s: float = LOOK_S
-    _born: dict[int, int] = field(default_factory=dict)
     _ended: dict[int, float] = field(default_factory=dict)  # when a killed one's process was gone
 
     def run(self) -> None:
@@ -58,6 +57,8 @@ class Demo:
         swarm.begin()
         self._until(swarm.whole, START_S, "the peers did not find each other")
         whole = clock()
+        story.start(whole)
+        self._tell_all("go")
         self.say(f"all {story.size} peers train; peer {plan.victim + 1} will be killed in {plan.kill_s:.0f} s")
         self._until(lambda: clock() >= whole + plan.kill_s)
         self._kill()
@@ -65,8 +66,7 @@ class Demo:
         self._until(lambda: clock() >= whole + plan.seconds)
         last = swarm.last_round() + 2
         self.say(f"round {last} is the last")
-        for member in swarm.fleet.members.values():
-            member.tell("until", last)
+        self._tell_all("until", last)
         self._until(lambda: all(one.sha256 for one in story.peers), END_S, f"not everybody came to round {last}")
         self._leave()
 
@@ -139,14 +139,20 @@ class Demo:
             self.swarm.watch.joined(member.name, at, seconds)
             story.joined(number, at, numel)
             self.say(f"peer {number + 1} is a member")
-            if number not in self._ended:
-                self.swarm.fill()
+            if story.began is None:
+                self.swarm.fill()  # the first is there: the others can join
+            else:
+                member.tell("go")
         elif word == "round":
             at, round, epoch, state, steps, *_ = rest
             self.swarm.watch.round(member.name, at, round=round, epoch=epoch, state=state, steps=steps)
             story.round(number, *rest)
         elif word == "ended":
             story.ended(number, *rest)
+
+    def _tell_all(self, *words: Any) -> None:
+        for member in self.swarm.fleet.members.values():
+            member.tell(*words)
 
     def _name(self, number: int) -> str:
         return next(member.name for member in self.swarm.fleet.members.values() if _number(member) == number)

@@ -46,7 +46,7 @@ class Kill:
 
 @dataclass
 class Story:
-    """`size` peers, numbered from 0 here and from 1 for people; `began` is when the first was a member; `link` says what is between them."""
+    """`size` peers, numbered from 0 here and from 1 for people; `began` is when all of them began to train; `link` says what is between them."""
 
     size: int
     link: str
@@ -62,9 +62,12 @@ class Story:
 
     # -- what happens --------------------------------------------------------------------------------------------------------------
 
+    def start(self, at: float) -> None:
+        """Everybody is there, and begins to train."""
+        self.began = at
+
     def joined(self, number: int, at: float, numel: int) -> None:
         """It holds the state of the run."""
-        self.began = at if self.began is None else self.began
         self.numel = numel
         self.peers[number].state = TRAINING
         if self.kill and self.kill.peer == number and self.kill.back is None:
@@ -76,7 +79,7 @@ class Story:
         """It has applied a round with the work of `heard` members; `state` is a hash of what it had held before that."""
         one, kill = self.peers[number], self.kill
         one.round, one.own_sent = round, sent
-        if steps:  # a newcomer follows the rounds that it missed before it trains
+        if steps > one.steps:  # a newcomer follows the rounds that it missed before it trains
             one.steps, one.loss = steps, loss
             one.curve.append((at, loss))
         theirs = self._states.setdefault((epoch, round), state)

@@ -62,6 +62,7 @@ class View:
     _said: list[str] = field(default_factory=list)
     _live: Live | None = None
     _last: float | None = None
+    _line: str = ""
 
     def __enter__(self) -> "View":
         if not self.plain:
@@ -88,9 +89,9 @@ class View:
             made = table(self.story, now)
             made.caption = Text("\n".join(self._said[-SAID:]))
             self._live.update(made, refresh=True)
-        elif self._last is None or now - self._last >= LINE_S:
-            self._last = now
-            self._print(line(self.story, now))
+        elif (self._last is None or now - self._last >= LINE_S) and (text := line(self.story, now)) != self._line:
+            self._last, self._line = now, text
+            self._print(text)
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

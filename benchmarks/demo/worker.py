@@ -2,7 +2,9 @@
 
     parent hears: entering ADDRESSES | joined AT SECONDS NUMEL | round AT ROUND EPOCH STATE STEPS LOSS SENT HEARD | said TEXT
                   | ended ROUND SHA256 LOSS | failed TRACEBACK
-    parent tells: until ROUND | leave
+    parent tells: go | until ROUND | leave
+
+It enters the run with its first step, and waits there until it is told to go.
 
 AT is the machine's monotonic clock. STATE is a hash of what the members shared before the round, SENT are the bytes handed to the network,
 HEARD the members whose work was in the round.
@@ -30,6 +32,7 @@ from thinwire.optim.ledger import RoundInfo
 WIDTH, LAYERS = 128, 2
 BATCH = 4  # sequences of 128 bytes
 LR = 1e-3
+WARM_STEPS = 20  # of an incarnation: Adam knows no moments yet, and at full length its first steps spoil what a newcomer was given
 CODEC = "blockmax"
 TEXT = load()  # once, before anything is forked from here
 
@@ -40,7 +43,7 @@ class Talk(logging.Handler):
     def __init__(self, pipe: Connection) -> None:
         super().__init__(logging.WARNING)
         self._pipe, self._saying = pipe, threading.Lock()
-        self.leave = threading.Event()
+        self.leave, self.go = threading.Event(), threading.Event()
         self.until: int | None = None
         threading.Thread(target=self._hear, name="demo-orders", daemon=True).start()
 
@@ -57,10 +60,14 @@ class Talk(logging.Handler):
                 word, *rest = self._pipe.recv()
                 if word == "until":
                     (self.until,) = rest
+                elif word == "go":
+                    self.go.set()
                 elif word == "leave":
-                    self.leave.set()
+                    break
         except (EOFError, OSError):
-            self.leave.set()
+            pass
+        self.leave.set()
+        self.go.set()
 
 
 def peer(pipe: Connection, spec: Spec) -> None:
@@ -99,10 +106,14 @@ class Training:
             self._opt.zero_grad()
             loss = self._gpt.loss(self._batches.draw())
             loss.backward()
-            now = float(loss.detach())
-            self._loss = now if self._steps == 0 else 0.9 * self._loss + 0.1 * now
+            for group in self._opt.param_groups:
+                group["lr"] = LR * min((self._steps + 1) / WARM_STEPS, 1.0)
             self._opt.step()
             self._steps += 1
+            now = float(loss.detach())
+            self._loss = now if self._steps <= 2 else 0.9 * self._loss + 0.1 * now  # the first is of weights that a newcomer gives up
+            if self._steps == 1:
+                self._talk.go.wait()
         if self._agreed is not None:
             self._show(*self._agreed)
             self._talk.leave.wait()
