@@ -49,6 +49,7 @@ class Demo:
     say: Callable[[str], None] = lambda line: None
     count: Callable[[], list[int]] = list
     look_s: float = LOOK_S
+    dead_s: float = DEAD_S
     _ended: dict[int, float] = field(default_factory=dict)  # when a killed one's process was gone
 
     def run(self) -> None:
@@ -62,7 +63,7 @@ class Demo:
         self.say(f"all {story.size} peers train; peer {plan.victim + 1} will be killed in {plan.kill_s:.0f} s")
         self._until(lambda: clock() >= whole + plan.kill_s)
         self._kill()
-        self._until(lambda: swarm.whole() and self._calm(), DEAD_S + BACK_S, f"peer {plan.victim + 1} did not come back")
+        self._until(lambda: swarm.whole() and self._calm(), self.dead_s + BACK_S, f"peer {plan.victim + 1} did not come back")
         self._until(lambda: clock() >= whole + plan.seconds)
         last = swarm.last_round() + 2
         self.say(f"round {last} is the last")
@@ -120,7 +121,7 @@ class Demo:
     def _revive(self) -> None:
         now = self.swarm.clock()
         for number, ended in list(self._ended.items()):
-            if now - ended >= DEAD_S:
+            if now - ended >= self.dead_s:
                 del self._ended[number]
                 self.story.born(number, now)
                 self.say(f"peer {number + 1} is started again")

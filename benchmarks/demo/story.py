@@ -41,12 +41,13 @@ class Kill:
     next_round: float | None = None  # when the others had decided one without it
     born: float | None = None  # when its process was started again
     back: float | None = None  # when it held the state of the others
-    same: bool | None = None  # whether that state was theirs, bit for bit
+    first: tuple[str, int] | None = None  # epoch and number of the round that it took part in first
+    same: bool | None = None  # whether what it held before that was what the others held, bit for bit
 
 
 @dataclass
 class Story:
-    """`size` peers, numbered from 0 here and from 1 for people; `began` is when all of them began to train; `link` says what is between them."""
+    """`size` peers, numbered from 0 here and from 1 for people; `link` says what is between them, `began` is when all began to train."""
 
     size: int
     link: str
@@ -55,7 +56,7 @@ class Story:
     began: float | None = None
     kill: Kill | None = None
     numel: int = 0
-    _states: dict[tuple[str, int], str] = field(default_factory=dict)  # what members held before a round
+    _states: dict[tuple[str, int], dict[int, str]] = field(default_factory=dict)  # what peers held before a round
 
     def __post_init__(self) -> None:
         self.peers = [Peer() for _ in range(self.size)]
@@ -82,11 +83,19 @@ class Story:
         if steps > one.steps:  # a newcomer follows the rounds that it missed before it trains
             one.steps, one.loss = steps, loss
             one.curve.append((at, loss))
-        theirs = self._states.setdefault((epoch, round), state)
-        if kill and kill.peer == number and kill.back is not None and kill.same is None:
-            kill.same = state == theirs
+        self._states.setdefault((epoch, round), {})[number] = state
+        if kill and kill.back is not None and kill.same is None:
+            self._compare(kill, number, (epoch, round))
         if kill and kill.peer != number and kill.next_round is None and at > kill.at and heard < self.size:
             kill.next_round = at  # one with the work of the dead was under way before
+
+    def _compare(self, kill: Kill, number: int, key: tuple[str, int]) -> None:
+        if kill.first is None and kill.peer == number:
+            kill.first = key
+        if kill.first is not None:
+            held = self._states[kill.first]
+            theirs = {state for other, state in held.items() if other != kill.peer}
+            kill.same = theirs == {held[kill.peer]} if theirs else None
 
     def killed(self, number: int, at: float) -> None:
         """SIGKILL."""

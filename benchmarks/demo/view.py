@@ -38,7 +38,9 @@ def title(story: Story, now: float) -> str:
     """The run in a line."""
     if story.began is None:
         return f"{story.size} peers start"
-    return f"{now - story.began:.0f} s, round {max(story.rounds - 1, 0)}, {story.sent / MB:.2f} MB sent each, dense {story.dense / MB:.0f} MB"
+    return (
+        f"{now - story.began:.0f} s, round {max(story.rounds - 1, 0)}, {story.sent / MB:.2f} MB sent each, dense {story.dense / MB:.0f} MB"
+    )
 
 
 def line(story: Story, now: float) -> str:
