@@ -84,9 +84,10 @@ def run(options: Options, console: Console) -> Story:
     """One demo, to the end of its last process. Raises `DemoError`."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thinwire-demo-")))
-        fleet = stack.enter_context(Fleet(WORKER))
+        fleet = Fleet(WORKER)
         multiprocessing.forkserver.ensure_running()  # it imports while the links are built
         lab, link = stack.enter_context(links(console))
+        stack.enter_context(fleet)  # ends before the links
         net = None if lab is None else LabNet(lab)
         story = Story(PEERS, link, SYNC_EVERY)
         specs = Specs(folder, secrets.token_hex(4), net, options.seed)
@@ -95,7 +96,6 @@ def run(options: Options, console: Console) -> Story:
         view = stack.enter_context(View(console, story, plain, clock))
         count = (lambda: []) if lab is None else (lambda: [seen.sent for seen in lab.traffic()])
         Demo(swarm, story, Plan.drawn(options.seconds, PEERS, options.seed), view.show, view.say, count).run()
-        stack.callback(fleet.__exit__)  # before the links go
     return story
 
 
@@ -106,24 +106,36 @@ def refuse_if_missing() -> None:
             raise SystemExit(f"error: no module {name!r}; pip install 'thinwire[swarm,bench]'")
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Ends with cause and remedy where no picture could be written: better known before the run than after."""
+    there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise SystemExit(f"error: cannot write {path}: {error.strerror}; give another -o") from None
+    if not there:
+        path.unlink()
+
+
 def main(argv: list[str] | None = None) -> None:
     began = time.monotonic()
     with one_sentence("interrupted: nothing is left behind"):
         options = parse(Options, argv, __doc__)
         refuse_if_missing()
+        refuse_unwritable(options.out)
         console = Console(stderr=options.json)
         try:
             story = run(options, console)
         except DemoError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from None
-        picture(options.out, story)
-    seconds = time.monotonic() - began
-    if options.json:
-        print(json.dumps(story.as_json() | {"seconds": seconds, "picture": str(options.out)}))
-    else:
         console.print(story.sentence(), highlight=False, markup=False, soft_wrap=True)
+        picture(options.out, story)
+        seconds = time.monotonic() - began
         console.print(f"picture: {options.out} ({seconds:.0f} s in all)", highlight=False, markup=False, soft_wrap=True)
+        if options.json:
+            print(json.dumps(story.as_json() | {"seconds": seconds, "picture": str(options.out)}))
     if not story.went_well:
         raise SystemExit(1)
 

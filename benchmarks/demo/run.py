@@ -55,6 +55,7 @@ class Demo:
     def run(self) -> None:
         """From the first process to the last. Raises `DemoError`."""
         swarm, story, plan, clock = self.swarm, self.story, self.plan, self.swarm.clock
+        self.show()
         swarm.begin()
         self._until(swarm.whole, START_S, "the peers did not find each other")
         whole = clock()

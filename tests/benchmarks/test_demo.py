@@ -265,6 +265,14 @@ def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
     assert caught.value.code == "error: no module 'hivemind'; pip install 'thinwire[swarm,bench]'"
 
 
+def test_a_place_where_no_picture_can_be_is_known_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"error: cannot write .*demo.png: .*; give another -o"):
+        demo.main(["-o", str(tmp_path / "file" / "demo.png")])
+    demo.refuse_unwritable(tmp_path / "new" / "demo.png")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 def test_the_command_is_found() -> None:
     assert cli.command(["demo", "--seed", "3"]) == ("thinwire demo", "benchmarks.demo.__main__", ["--seed", "3"])
     assert "thinwire demo " in cli.HELP
