@@ -21,7 +21,7 @@ PLAIN = ("inspect", "run", "completion")
 VERBS = (
     {verb: f"thinwire.comms.swarm.cli.{verb}" for verb in SWARM}
     | {verb: f"thinwire.verbs.{verb}" for verb in PLAIN}
-    | {verb: f"benchmarks.{verb}.__main__" for verb in ("chaos", "report")}
+    | {verb: f"benchmarks.{verb}.__main__" for verb in ("chaos", "demo", "report")}
 )
 SILENT = {"join": "its script's", "run": "its script's", "completion": "a script for a shell"}  # what the output of these is
 USAGE, INTERRUPTED = 2, 130  # 1 comes from a verb: a run failed, a law is broken
@@ -29,6 +29,7 @@ USAGE, INTERRUPTED = 2, 130  # 1 comes from a verb: a run failed, a law is broke
 HELP = """\
 usage: thinwire COMMAND ...
 
+  thinwire demo                four peers on this machine train over thin links, one is killed and comes back; a minute, a picture
   thinwire serve RUN           start a swarm's first peer; prints the one line that another machine pastes
   thinwire join INVITE -- python train.py
                                run a training script as a member of that swarm
@@ -139,7 +140,7 @@ def load(module: str) -> ModuleType:
     if sys.path[0] != place:
         sys.path.insert(0, place)
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in (place, os.environ.get("PYTHONPATH")) if path)
-    return imported(module, "swarm,bench" if module.startswith(("benchmarks.chaos", "benchmarks.swarm")) else "bench")
+    return imported(module, "swarm,bench" if module.startswith(("benchmarks.chaos", "benchmarks.demo", "benchmarks.swarm")) else "bench")
 
 
 def imported(module: str, extras: str) -> ModuleType:

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from thinwire.integrations.scalars import ours, scalars
 
 
-class ThinwireCallback(TrainerCallback):
+class ThinwireCallback(TrainerCallback):  # type: ignore[misc]  # its types are not read
     """Ends with replicas that hold the same bits, and adds `thinwire/...` to the logs.
 
     `close_timeout_s`: how long the end waits for members that are alive but behind.

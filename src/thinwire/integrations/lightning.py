@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from thinwire.integrations.scalars import ours, scalars
 
 
-class ThinwireCallback(Callback):
+class ThinwireCallback(Callback):  # type: ignore[misc]  # its types are not read
     """Ends with replicas that hold the same bits, and logs `thinwire/...` every `log_every_n_steps` of the Trainer.
 
     `close_timeout_s`: how long the end waits for members that are alive but behind.
