@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VENV36 := .venv36
 
-.PHONY: help setup demo test test-slow test-triton36 fuzz lint format bench bench-kernels chaos rl build clean
+.PHONY: help setup demo test test-compat test-slow test-triton36 fuzz lint format bench bench-kernels chaos rl build clean
 
 help:
 	@echo "make demo           train on 4 workers of this machine, dense and compressed; ends with report.png"
 	@echo "make test           the tests            (ARGS='tests/kernels -q' for some of them)"
+	@echo "make test-compat    the tests of accelerate, Trainer, trl, lightning and FSDP2, and of examples/integrations"
 	@echo "make test-slow      the slow tests"
 	@echo "make test-triton36  the tests of the Triton kernels with the oldest Triton that they run on"
 	@echo "make fuzz           bad input for the C++ under sanitizers, a million cases (CASES=100000 SEED=1 for others)"
@@ -41,16 +42,20 @@ demo: $(STAMP)
 
 # `pytest`, never `python -m pytest`: that would put the root first on the path, where kernels/ hides a PyPI package.
 # Tests that only compute share the processors; those that start processes, or look at clocks, have them to themselves.
-COMPUTE := $(addprefix tests/,attacks compat kernels comms/test_codec_is_reference.py comms/test_codec_laws.py comms/verify) \
+COMPUTE := $(addprefix tests/,attacks compat/test_loops.py compat/test_matrix.py kernels comms/test_codec_is_reference.py comms/test_codec_laws.py comms/verify) \
     $(addprefix tests/comms/swarm/test_,explore.py messages.py simulate.py) \
     $(addprefix tests/optim/test_,carry.py late_landing.py limits.py overlap.py overlap_resume.py resume.py wrapper_rules.py)
 test: $(STAMP)
 ifeq ($(strip $(ARGS)),)
 	@failed=0; set -x; $(BIN)/pytest -n auto --maxprocesses 4 $(COMPUTE) || failed=1; \
-	    $(BIN)/pytest $(addprefix --ignore=,$(COMPUTE)) || failed=1; exit $$failed
+	    $(BIN)/pytest --ignore=tests/compat $(addprefix --ignore=,$(COMPUTE)) || failed=1; exit $$failed
 else
 	$(BIN)/pytest $(ARGS)
 endif
+
+# By themselves: ranks are forked from a process that has imported all frameworks.
+test-compat: $(STAMP)
+	$(BIN)/pytest $(or $(ARGS),tests/compat --ignore=tests/compat/test_loops.py --ignore=tests/compat/test_matrix.py)
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow $(ARGS)

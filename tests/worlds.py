@@ -17,7 +17,13 @@ from torch.distributed import FileStore, TCPStore
 from thinwire.comms.local import LocalGroup
 
 _context = mp.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed", "pytest", "thinwire", "tests.worlds"])
+PRELOADED = ("torch", "torch.distributed", "pytest", "thinwire", "tests.worlds")
+_context.set_forkserver_preload(list(PRELOADED))
+
+
+def preload(*modules: str) -> None:
+    """Have ranks find these imported too, if none was started yet; those that are not installed are left out."""
+    _context.set_forkserver_preload([*PRELOADED, *modules])
 
 
 def run_threads(n: int, work: Callable[..., Any], *args: Any, timeout_s: float | None = 20.0) -> list[Any]:

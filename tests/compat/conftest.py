@@ -1,8 +1,26 @@
 """With --write-matrix the run writes the README's table of what works together."""
 
+import os
+
 import pytest
 
+from tests import worlds
 from tests.compat import matrix
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # read when they are imported
+worlds.preload(  # once, as each takes seconds
+    "accelerate",
+    "datasets",
+    "examples.integrations.language",
+    "lightning.pytorch.callbacks",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "transformers.trainer",
+    "trl.trainer.grpo_trainer",
+    "trl.trainer.sft_trainer",
+    "tests.compat.regions",
+)
 
 _OUTCOMES = pytest.StashKey[dict[str, str]]()
 
