@@ -227,7 +227,7 @@ class SwarmGroup(Group):
             door.adopt(found.snapshot)
             mine = door.snapshot()
         nonce = secrets.token_bytes(8)
-        self.astray = None
+        why, self.astray = self.astray or "", None
         self._applied = mine.round
         self._rounds, self._counted_before = [], self._counted
         if self._history_folder is not None:
@@ -236,7 +236,7 @@ class SwarmGroup(Group):
             self._journal = History(self._history_folder, member=self.identity.key, nonce=nonce)
             self._state = _hash_of(mine)
             epoch = (found.standing if found is not None else founding(Slot(mine.round), self.identity.key, nonce)).epoch
-            self._journal.append(kind, digest=epoch, round=mine.round, after=self._state)
+            self._journal.append(kind, digest=epoch, round=mine.round, after=self._state, why=why)
         self._offers.put(mine)
         self._loop.submit(self._begin_driver(found, nonce, door.lines, mine.round)).result()
 

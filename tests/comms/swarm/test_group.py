@@ -202,12 +202,13 @@ def test_an_incarnation_that_is_over_says_so_and_has_no_say_in_the_next(swarm: S
     assert b.group.astray is None
     swarm.stop()
     check(swarm)
-    lives: dict[str, list[str]] = {}
+    lives: dict[str, list[history.Event]] = {}
     for event in history.read(swarm.folder):
         if event.member == b.key.hex():
-            lives.setdefault(event.nonce, []).append(event.kind)
-    assert [(kinds[0], kinds[-1]) for kinds in lives.values() if kinds[0] == "join"] == [("join", "leave")]
-    assert len(lives) == 2
+            lives.setdefault(event.nonce, []).append(event)
+    first, second = sorted(lives.values(), key=lambda events: events[0].mono)
+    assert (first[0].kind, first[-1].kind) == ("join", "leave")
+    assert (second[0].kind, second[0].why) == ("rejoin", "the others have gone on without this member")
 
 
 def test_another_model_is_refused_at_the_door(swarm: Swarm) -> None:
