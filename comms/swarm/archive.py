@@ -25,10 +25,11 @@ class Archive:
         self._waiting: dict[Slot, Decision] = {}
         self._wanted: set[Slot] = set()  # asked for since the last time
         self._stuck = 0.0
+        self._untold_s = 0.0  # for which others have been ahead and have told this member nothing
 
     def clear(self) -> None:
         """Another lineage begins: what was decided in the old one and is not done counts no more."""
-        self._waiting, self._wanted = {}, set()
+        self._waiting, self._wanted, self._untold_s = {}, set(), 0.0
         self._seat.disarm("want")
 
     @property
@@ -66,6 +67,7 @@ class Archive:
             return None
         if not self._missing(decision):
             del self._waiting[decision.slot]
+            self._untold_s = 0.0
             self._wanted.discard(decision.slot)
             self._seat.disarm("want")
             self.decisions[decision.slot] = decision
@@ -83,8 +85,7 @@ class Archive:
         """Payloads are still not here."""
         if self._seat.slot in self._waiting:
             if now >= self._stuck:
-                toward = tuple(key for key in self._seat.peers.further(self._seat.slot) if self._seat.view.index(key) is not None)
-                self._seat.emit(Rejoin("nobody sends a payload that counts", toward))
+                self._seat.emit(Rejoin("nobody sends a payload that counts", self._members_ahead()))
             self._seat.arm("want", now + self._seat.timing.want_s)
             self._wanted = set()
             self._want()
@@ -106,6 +107,21 @@ class Archive:
             skipped=decision.skipped, members=list(decision.members), chain=decision.chain,
         )  # fmt: skip
         self._seat.emit(Decided(decision))
+
+    def mind_others(self, seconds: float, patience_s: float) -> None:
+        """Another beat's time has passed. Members that are there decide on and tell this one nothing, whatever it asks: it goes in anew.
+
+        Time is counted in beats, so that a process that stood still has waited for nobody.
+        """
+        ahead = () if self._waiting else self._members_ahead()
+        self._untold_s = self._untold_s + seconds if ahead else 0.0
+        if self._untold_s > max(patience_s, self._seat.timing.stuck_s):
+            self._untold_s = 0.0
+            self._seat.refuse("untold")
+            self._seat.emit(Rejoin("the others decide and tell this member nothing", ahead))
+
+    def _members_ahead(self) -> tuple[Key, ...]:
+        return tuple(key for key in self._seat.peers.further(self._seat.slot) if self._seat.view.index(key) is not None)
 
     # -- others ------------------------------------------------------------------------------------------------------------------
 

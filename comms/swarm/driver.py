@@ -114,9 +114,15 @@ class Driver:
         self._frames.setdefault(blob.digest, Sealed(self._identity.key, self.nonce, header, frame))
         self._do(self.machine.start(slot, blob.digest, blob.nbytes, self._now()))
 
+    @property
+    def closed(self) -> bool:
+        """Whether this incarnation is over."""
+        return self._closed
+
     def leave(self) -> None:
         """Say so; the slot under way is still decided."""
-        self._do(self.machine.leave(self._now()))
+        if not self._closed:
+            self._do(self.machine.leave(self._now()))
 
     def close(self) -> None:
         """Take no part any more."""

@@ -159,12 +159,16 @@ class SwarmGroup(Group):
     def enter(self, door: Door) -> None:
         """Found the run or join it; blocks until this member holds the state of the others.
 
-        Raises `RefusedError` when the members refuse this one, with the first difference.
+        Again, when it was sent away before it had begun: the same as `rejoin`. Raises `RefusedError` when the members refuse this one, with
+        the first difference.
         """
         self._open_transport()
         self._lines = list(door.lines)
         self._plan = plan_id(self._lines)
-        self._come_in(door, "join")
+        if self._driver is None:
+            self._come_in(door, "join")
+        else:
+            self.rejoin(door)
 
     def rejoin(self, door: Door) -> None:
         """Take the state of the others once more, in a new incarnation."""
@@ -223,7 +227,7 @@ class SwarmGroup(Group):
             door.adopt(found.snapshot)
             mine = door.snapshot()
         nonce = secrets.token_bytes(8)
-        self.astray = None
+        why, self.astray = self.astray or "", None
         self._applied = mine.round
         self._rounds, self._counted_before = [], self._counted
         if self._history_folder is not None:
@@ -232,7 +236,7 @@ class SwarmGroup(Group):
             self._journal = History(self._history_folder, member=self.identity.key, nonce=nonce)
             self._state = _hash_of(mine)
             epoch = (found.standing if found is not None else founding(Slot(mine.round), self.identity.key, nonce)).epoch
-            self._journal.append(kind, digest=epoch, round=mine.round, after=self._state)
+            self._journal.append(kind, digest=epoch, round=mine.round, after=self._state, why=why)
         self._offers.put(mine)
         self._loop.submit(self._begin_driver(found, nonce, door.lines, mine.round)).result()
 
@@ -257,7 +261,7 @@ class SwarmGroup(Group):
             envelopes=self._envelopes(nonce),
             journal=self._journal,
             on_settled=self._on_settled,
-            on_astray=self._on_astray,
+            on_astray=lambda why: self._on_astray(driver, why),
         )
         if self._doorkeeper is None:
             self._doorkeeper = Doorkeeper(self._transport, lines, self._offers, self.access)
@@ -288,7 +292,9 @@ class SwarmGroup(Group):
         return made
 
     async def _end_driver(self) -> None:
+        """This incarnation is over, and says so: others refuse the next one for as long as this one may still speak."""
         if self._driver is not None:
+            self._driver.leave()
             self._driver.close()
 
     # -- a round -------------------------------------------------------------------------------------------------------------------
@@ -333,13 +339,13 @@ class SwarmGroup(Group):
         with self._news:
             self._news.notify_all()
 
-    def _on_astray(self, why: str) -> None:
-        self._background.append(asyncio.get_running_loop().create_task(self._go_astray(why)))
+    def _on_astray(self, driver: Driver, why: str) -> None:
+        self._background.append(asyncio.get_running_loop().create_task(self._go_astray(driver, why)))
 
-    async def _go_astray(self, why: str) -> None:
-        driver = self._driver
-        own = driver.own if driver is not None else None
-        delivered = driver is not None and own is not None and await has_counted(self._transport, driver.machine.others, *own)
+    async def _go_astray(self, driver: Driver, why: str) -> None:
+        delivered = driver.own is not None and await has_counted(self._transport, driver.machine.others, *driver.own)
+        if driver is not self._driver or driver.closed:
+            return  # this member has come back meanwhile: the next incarnation stands elsewhere
         with self._news:
             self.astray, self._delivered = why, delivered
             self._news.notify_all()

@@ -45,6 +45,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
       decision it goes on from, and `parent` is the epoch it leaves.
     - `sent`, `received`: bytes that the member reports for this event; `sent_counted`, `received_counted`: what its transport has counted
       since the incarnation began.
+    - `why`: what failed, or was refused, or sent the member away ("rejoin").
     """
 
     kind: Kind

@@ -227,6 +227,8 @@ class Machine:
             seat.refuse("own key" if sender == seat.me else "too many peers")
         elif peer.bound and peer.nonce not in (nonce, peer.left):
             seat.refuse("key in use")
+        elif nonce == peer.left != peer.nonce:  # under way since before its successor spoke
+            seat.refuse("has left")
         else:
             self._hear(sender, peer, nonce, message, now)
             self._take(sender, nonce, peer, message, now)
@@ -266,8 +268,10 @@ class Machine:
         if news:
             self._changed(now)
         self._lineage.stay(now)
+        between_s = seat.timing.beat_s * seat.silence.scale
+        self._archive.mind_others(between_s, self._patience.ballot_s(0, patience))
         seat.send(seat.peers.connected(), seat.beat())
-        seat.arm("beat", now + seat.timing.beat_s * seat.silence.scale)
+        seat.arm("beat", now + between_s)
 
     def _ask_to_join(self, now: float) -> None:
         seat = self._seat

@@ -172,6 +172,9 @@ class Node:
 
     def adopt(self, toward: Sequence[Key]) -> None:
         """Take the state of somebody else, which takes a while, then follow with a new machine."""
+        if self.paused:
+            self.backlog.append(lambda: self.adopt(toward))
+            return
         donors = [self.world.by_key[key] for key in toward] or [n for n in self.world.nodes if n.is_there and n is not self]
         donors = [d for d in donors if d.is_there and self.world.connected(d, self) and self.world.connected(self, d)]
         donor = max(donors, key=lambda d: (d.machine.standing().work, d.index), default=None) if donors else None  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import thinwire
-from thinwire.comms.swarm import verify
+from thinwire.comms.swarm import history, verify
 from thinwire.comms.swarm.group import SwarmGroup
 from thinwire.comms.swarm.memory import Network
 from thinwire.optim.agree import ConfigError
@@ -214,6 +214,31 @@ def test_who_was_cut_off_comes_back(swarm: Swarm) -> None:
     check(swarm)
 
 
+def test_an_incarnation_that_is_over_says_so_and_has_no_say_in_the_next(swarm: Swarm) -> None:
+    a, b = swarm.add(), swarm.add()
+    a.rounds(3, counted=2)
+    old = b.group._driver
+    assert old is not None
+
+    def sent_away() -> None:
+        b.group._loop.submit(b.group._go_astray(old, "the others have gone on without this member")).result(10)
+
+    sent_away()
+    b.wait(lambda m: m.group._driver is not old)
+    a.rounds(3, counted=2)
+    sent_away()  # a word that comes late
+    assert b.group.astray is None
+    swarm.stop()
+    check(swarm)
+    lives: dict[str, list[history.Event]] = {}
+    for event in history.read(swarm.folder):
+        if event.member == b.key.hex():
+            lives.setdefault(event.nonce, []).append(event)
+    first, second = sorted(lives.values(), key=lambda events: events[0].mono)
+    assert (first[0].kind, first[-1].kind) == ("join", "leave")
+    assert (second[0].kind, second[0].why) == ("rejoin", "the others have gone on without this member")
+
+
 def test_another_model_is_refused_at_the_door(swarm: Swarm) -> None:
     swarm.add().rounds(1)
     stranger = swarm.add(width=16)
@@ -231,3 +256,26 @@ def test_other_settings_are_refused_at_the_door(swarm: Swarm) -> None:
         stranger.future.result(30)
     stranger.dead = True
     swarm.stop()
+
+
+def test_who_is_sent_away_before_it_has_begun_comes_back_as_one_incarnation(swarm: Swarm) -> None:
+    first = swarm.add()
+    first.rounds(2)
+    member = Member(swarm, first=False)
+    enter, incarnations = member.group.enter, []
+
+    def entering(door: Any) -> None:
+        enter(door)
+        incarnations.append(member.group._driver)
+        if len(incarnations) == 1:  # as when it meets another lineage in the same moment
+            why = "another lineage of this run has more work in it"
+            member.group._loop.submit(member.group._go_astray(incarnations[0], why)).result(10)
+
+    member.group.enter = entering  # type: ignore[method-assign]
+    swarm.members.append(member)
+    member.future = swarm.pool.submit(member.train)
+    first.rounds(3, counted=2)
+    assert len(incarnations) == 2
+    assert incarnations[0].closed
+    swarm.stop()
+    check(swarm)

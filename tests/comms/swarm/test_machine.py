@@ -281,6 +281,79 @@ def test_second_process_with_a_key_in_use_is_refused() -> None:
     assert zero.view.has(key_of(1), nonce_of(1))
 
 
+def test_who_has_left_does_not_keep_its_successor_out_nor_speaks_after_it() -> None:
+    bus = Bus(3)
+    bus.wait(0.3)
+    old = bus.machines[2]
+    bus.do(2, old.leave(bus.now))
+    bus.settle()
+    zero = bus.machines[0]
+    stray = old._seat.beat()
+    standing = zero.standing()
+    assert standing is not None
+    bus.do(2, bus.make(2, life=1).follow(standing, bus.now))
+    for i in (0, 1):
+        bus.do(2, bus.machines[2].up(key_of(i), bus.now))  # the links have stood all the time
+    bus.settle()
+    assert not zero.counts["key in use"]
+    bus.do(0, zero.down(key_of(2), bus.now))
+    bus.do(0, zero.up(key_of(2), bus.now))  # from now on whoever speaks first would be believed
+    bus.do(0, zero.receive(key_of(2), nonce_of(2), stray, bus.now))
+    bus.settle()
+    assert zero.counts["has left"] == 1
+    bus.round()
+    bus.round()
+    assert zero.view.has(key_of(2), nonce_of(2, 1))
+    agree(bus)
+
+
+def overtaken(bus: Bus, seconds: float) -> None:
+    """The others decide on, and to them member 2 speaks with two tongues, that of life 7 before that of life 0."""
+    until = bus.now + seconds
+    while bus.now < until:
+        for i in (0, 1):
+            machine = bus.machines[i]
+            bus.do(i, machine.receive(key_of(2), nonce_of(2, 7), machine._seat.beat(), bus.now))
+        bus.wait(0.5)
+        bus.round()
+
+
+def test_who_is_told_nothing_while_the_others_decide_on_comes_in_anew() -> None:
+    bus = Bus(2)
+    bus.do(0, bus.machines[0].up(key_of(2), bus.now))
+    bus.do(1, bus.machines[1].up(key_of(2), bus.now))
+    for i in (0, 1):
+        bus.do(i, bus.machines[i].receive(key_of(2), nonce_of(2, 7), bus.machines[i]._seat.beat(), bus.now))
+    standing = bus.machines[0].standing()
+    assert standing is not None
+    bus.do(2, bus.make(2).follow(standing, bus.now))
+    for i in (0, 1):
+        bus.do(2, bus.machines[2].up(key_of(i), bus.now))
+    bus.settle()
+    overtaken(bus, 60.0)
+    assert bus.machines[2].next_slot == standing.slot < bus.machines[0].next_slot
+    assert bus.machines[0].counts["key in use"] > 10
+    assert bus.rejoins[2][0].why == "the others decide and tell this member nothing"
+    assert set(bus.rejoins[2][0].toward) <= {key_of(0), key_of(1)}
+    assert bus.machines[2].counts["untold"] == len(bus.rejoins[2]) <= 5
+
+
+def test_who_waits_with_all_the_others_stays_where_it_is() -> None:
+    bus = Bus(3)
+    bus.join(3)
+    bus.wait(120.0)  # they compute
+    assert not any(bus.rejoins.values())
+    slot = bus.machines[0].next_slot
+    for i in (0, 1):
+        bus.start(i)
+    bus.settle()
+    bus.wait(120.0, 2)  # and one of them stands still, while they decide without it
+    assert bus.machines[0].next_slot > slot
+    bus.wait(20.0)
+    assert not any(bus.rejoins.values())
+    assert bus.slots() == [bus.machines[0].next_slot.round] * 4
+
+
 def test_newcomer_whose_number_is_taken_is_not_admitted() -> None:
     bus = Bus(2)
     zero = bus.machines[0]
