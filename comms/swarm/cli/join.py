@@ -7,19 +7,14 @@ The script says `thinwire.DiLoCo(opt, group=SwarmGroup.from_env())`. Its exit st
 """
 
 import os
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import tyro
 
+from thinwire.comms.child import run
 from thinwire.comms.swarm.invite import HISTORY, IDENTITY, INVITE, Invite
 from thinwire.output import one_sentence, parse
-
-PATIENCE_S = 10.0  # of a script that was asked to end: it may want to save
 
 
 @dataclass(frozen=True)
@@ -46,40 +41,6 @@ def environment(options: Options) -> dict[str, str]:
     if options.history is not None:
         env[HISTORY] = str(options.history.resolve())
     return env
-
-
-def run(command: list[str], env: dict[str, str]) -> int:
-    """Run it to its end; its exit status, as a shell would give it. It gets the signals that this process gets, and ends with it."""
-    process = subprocess.Popen(command, env=env, preexec_fn=_die_with_parent if sys.platform == "linux" else None)
-
-    def pass_on(number: int, _: FrameType | None) -> None:
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)  # the terminal has sent it to the script too
-    try:
-        status = process.wait()
-    finally:
-        _end(process)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 128 - status if status < 0 else status
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _die_with_parent() -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def main(argv: list[str]) -> None:

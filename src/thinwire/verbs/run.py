@@ -10,13 +10,12 @@ The exit status is torchrun's.
 
 import argparse
 import os
-import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 from thinwire.comms import region
+from thinwire.comms.child import run
 
 LAUNCHERS = ("torchrun", "torch.distributed.run")
 
@@ -88,10 +87,8 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"error: {error}") from None
     env = os.environ | {region.REGION: options.region, region.PORT: str(free_port())}
     try:
-        status = subprocess.run(command, env=env).returncode
+        status = run(command, env)
     except FileNotFoundError:
         raise SystemExit(f"error: there is no {command[0]!r} here; torch brings it along: is its environment the active one?") from None
-    except KeyboardInterrupt:
-        status = 128 + signal.SIGINT
     if status:
-        raise SystemExit(128 - status if status < 0 else status)
+        raise SystemExit(status)
