@@ -20,10 +20,14 @@ from thinwire.comms.codec import Codec, Plan
 from thinwire.comms.recipes import codec as named_codec
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor; to import that type would cost every `import thinwire` a quarter of a second."""
+    return hasattr(tensor, "to_local")
+
+
 def local(tensor: Tensor) -> Tensor:
     """The part of a (possibly FSDP2-sharded) tensor that lives here."""
-    # Importing DTensor to ask isinstance would cost every `import thinwire` a quarter of a second.
-    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    shard: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]  # a DTensor
     return shard
 
 

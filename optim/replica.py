@@ -9,10 +9,10 @@ from torch import Tensor
 from thinwire.comms.codec import Codec
 from thinwire.kernels import dispatch
 from thinwire.kernels.vector import all_finite
-from thinwire.optim.fragment import Fragment, gather_flat, local
+from thinwire.optim.fragment import Fragment, gather_flat, is_sharded, local
 from thinwire.optim.gate import Gate
 from thinwire.optim.message import Message, encode
-from thinwire.optim.shards import PADDING, exported, is_sharded, part_of
+from thinwire.optim.shards import PADDING, exported, part_of
 
 PREFIX = "thinwire."
 
@@ -197,9 +197,10 @@ class Replica:
                     continue
                 for view, part in zip(views[i], value.split(sizes), strict=True):
                     view.copy_(part.reshape(view.shape))
-        padding = None if self.residual is None or self.fragment.plan.codec.basis or not saved else part_of(saved[0], PREFIX + PADDING, -1)
-        if padding is not None:
-            self._padding.copy_(padding[: self._padding.numel()])
+        if saved and self.residual is not None and not self.fragment.plan.codec.basis:
+            padding = part_of(saved[0], PREFIX + PADDING, self._padding.numel())
+            if padding is not None:
+                self._padding.copy_(padding)
         for name, tensor in (("residual", self.residual), ("momentum", self.momentum)):
             if name in unfit and tensor is not None:
                 tensor.zero_()

@@ -15,15 +15,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from thinwire.comms.codec import Codec
-from thinwire.optim.fragment import local
+from thinwire.optim.fragment import is_sharded, local
 
 RESIDUAL, PADDING = "residual", "padding"
 _ROWS = ".rows."
-
-
-def is_sharded(param: Tensor) -> bool:
-    """Whether it is a DTensor; to import that type would cost every `import thinwire` a quarter of a second."""
-    return hasattr(param, "to_local")
 
 
 def cut(param: Any) -> tuple[str, ...]:
@@ -64,14 +59,17 @@ def exported(parts: Mapping[str, Tensor], param: Tensor, codec: Codec) -> dict[s
 
 
 def part_of(saved: Mapping[str, Tensor], name: str, numel: int) -> Tensor | None:
-    """This shard's part of what `exported` gave, flat, of `numel` elements (-1: of any number); None when there is none that fits."""
+    """This shard's part of what `exported` gave, flat, of `numel` elements; None when there is none that fits.
+
+    Of a sharded residual, and of what pads one, there may be more or less: zeros are added, and what is over is another shard's length.
+    """
     value = next((saved[key] for key in saved if key == name or key.startswith(name + _ROWS)), None)
     if value is None:
         return None
     flat = local(value).reshape(-1)
-    if numel >= 0 and is_sharded(value) and name.endswith(RESIDUAL):
+    if is_sharded(value) and name.endswith((RESIDUAL, PADDING)):
         flat = pad(flat, (0, max(0, numel - flat.numel())))[:numel]
-    return flat if numel in (-1, flat.numel()) else None
+    return flat if flat.numel() == numel else None
 
 
 def _alike(part: Tensor, param: Any) -> Tensor:

@@ -29,9 +29,9 @@ from examples.rl.generate import generate
 from examples.rl.learner import Learner
 from examples.rl.tasks import Sort
 from examples.rl.tiny import Tiny, weights_sha256
-from thinwire.comms import lossless
 from thinwire.comms.group import Note, Pending
-from thinwire.comms.swarm.blobs import CHUNK_NBYTES
+from thinwire.comms.swarm.blobs import Blob
+from thinwire.comms.swarm.coding import travelled
 from thinwire.comms.wire import RoundKey, bytes_of
 from thinwire.optim.fragment import Fragment
 
@@ -80,10 +80,7 @@ class Weighed(thinwire.LocalGroup):
 
 def on_wire(payload: bytes) -> int:
     """Bytes of a payload as a swarm sends it."""
-    if not lossless.promises(payload):
-        return len(payload)
-    chunks = (payload[at : at + CHUNK_NBYTES] for at in range(0, len(payload), CHUNK_NBYTES))
-    return sum(len(lossless.shorter(chunk) or chunk) for chunk in chunks)
+    return travelled(Blob.of(payload))[1]
 
 
 def measured(row: Row, start: dict[str, Tensor], *, groups: int = 4) -> Found:

@@ -104,8 +104,7 @@ def frames(data: Tensor) -> Iterator[dict[str, Any]]:
 
 def hash_of(tensor: Tensor) -> str:
     """The xxh3-64 of a tensor's bytes, row by row."""
-    data = tensor.detach().cpu().contiguous().reshape(-1)
-    return xxhash.xxh3_64_hexdigest(data.view(torch.uint8).numpy().data) if data.numel() else xxhash.xxh3_64_hexdigest(b"")
+    return xxhash.xxh3_64_hexdigest(wire.bytes_of(tensor.cpu().reshape(-1)) if tensor.numel() else b"")
 
 
 def _torch_file(path: Path, nbytes: int) -> Found:
