@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
+from tests.optim.problem import adamw
+
 Wrap = Callable[[Optimizer], Any]
 
 
@@ -54,12 +56,8 @@ class Checkpointed(nn.Module):
         return out
 
 
-def adamw(net: nn.Module) -> Optimizer:
-    return torch.optim.AdamW(net.parameters(), lr=1e-2)
-
-
 def adamw_fp16(net: nn.Module) -> Optimizer:
-    return torch.optim.AdamW(net.parameters(), lr=1e-2, eps=1e-4)  # 1e-8 is 0 in float16
+    return adamw(net, eps=1e-4)  # 1e-8 is 0 in float16
 
 
 def frozen_first(net: nn.Module) -> Optimizer:

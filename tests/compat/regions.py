@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tests.worlds import run_ranks
 from thinwire import DiLoCo, LocalGroup
@@ -27,11 +28,17 @@ def _in_region(rank: int, work: Callable[..., Any], n: int, args: tuple[Any, ...
     return work(rank, *args)
 
 
+def whole(value: Tensor) -> Tensor:
+    """All shards of a tensor."""
+    full: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return full.detach()
+
+
 def weights(net: torch.nn.Module) -> str:
     """A hash of every bit of them."""
     told = hashlib.sha256()
     for p in net.parameters():
-        told.update(p.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        told.update(whole(p).contiguous().view(torch.uint8).numpy().tobytes())
     return told.hexdigest()
 
 

@@ -1,7 +1,6 @@
 """A loop of one's own: alone it is the plain one, members end identical, and resuming is the same as never having stopped."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,23 +19,15 @@ def same(mine: list[Tensor], theirs: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
-def moved(loop: Loop) -> bool:
-    """Whether it has learnt anything at all."""
-    return any(not torch.equal(a, b) for a, b in zip(loop.weights(), Loop(**{**vars_of(loop), "wrap": lambda o: o}).weights(), strict=True))
-
-
-def vars_of(loop: Loop) -> dict[str, Any]:
-    return {"rank": loop.rank, "model": loop.model, "inner": loop.inner}
-
-
 @pytest.mark.parametrize("row", list(ROWS))
 def test_alone_it_is_the_plain_loop_bit_for_bit(row: str) -> None:
     plain = Loop(lambda inner: inner, **ROWS[row])
     ours = Loop(lambda inner: DiLoCo(inner, sync_every=1, codec="none", group=LocalGroup.world(1)[0]), **ROWS[row])
+    start = ours.weights()
     ours.train(STEPS)
     plain.train(ours.steps)
     assert same(ours.weights(), plain.weights())
-    assert moved(ours)
+    assert not same(ours.weights(), start)
     rates = [[group["lr"] for group in loop.optimizer.param_groups] for loop in (plain, ours)]
     assert rates[0] == rates[1]
 

@@ -1,15 +1,14 @@
 """Sharded models: FSDP2, HSDP and tensor parallel on a two-dimensional mesh (region x shard), with torch.distributed.checkpoint."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
-from tests.compat.regions import alone, check
+from tests.compat.regions import alone, check, weights, whole
 from tests.worlds import run_ranks
 from thinwire import DiLoCo
 from thinwire.optim.shards import cut
@@ -55,19 +54,6 @@ def learn(net: nn.Module, opt: Any, region: int, steps: range) -> None:
         opt.zero_grad()
         net(x).square().mean().backward()
         opt.step()
-
-
-def whole(value: Tensor) -> Tensor:
-    """All shards of a tensor."""
-    full: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
-    return full.detach()
-
-
-def weights(net: nn.Module) -> str:
-    told = hashlib.sha256()
-    for p in net.parameters():
-        told.update(whole(p).contiguous().numpy().tobytes())
-    return told.hexdigest()
 
 
 def states(net: nn.Module, opt: Any) -> dict[str, Any]:

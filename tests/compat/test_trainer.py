@@ -6,15 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from examples.integrations.data import sentences
 from tests.compat.regions import alone, check, member, run_regions, weights
 from thinwire.integrations.scalars import ours
 
 pytest.importorskip("transformers")
 STEPS, STOP = 11, 7
-
-
-def sentences(rank: int) -> list[str]:
-    return [" ".join(str((7 * i + j + rank) % 10) for j in range(12)) for i in range(STEPS * 4)]
+SENTENCES = 4 * STEPS
 
 
 def arguments(folder: Path) -> dict[str, Any]:
@@ -34,22 +32,18 @@ def arguments(folder: Path) -> dict[str, Any]:
     }
 
 
-class Kept:
-    """Keeps what the Trainer logs."""
+def keeps(kept: list[dict[str, Any]]) -> Any:
+    """A callback that keeps what the Trainer logs."""
+    from transformers import TrainerCallback
 
-    @staticmethod
-    def callback(logs: list[dict[str, Any]]) -> Any:
-        from transformers import TrainerCallback
+    class Keeps(TrainerCallback):  # type: ignore[misc]  # its types are not read
+        def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **_: Any) -> None:
+            kept.append(dict(logs))
 
-        class Keeps(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-            def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **_: Any) -> None:
-                kept.append(dict(logs))
-
-        kept = logs
-        return Keeps()
+    return Keeps()
 
 
-def trained(kind: str, wrap: Any, rank: int, folder: Path, *, resume: bool = False, close: bool = False) -> str:
+def trained(kind: str, wrap: Any, folder: Path, *, resume: bool = False, close: bool = False) -> str:
     """The weights after `STEPS` steps of a Trainer."""
     from examples.integrations.language import language_model
     from thinwire.integrations.hf import ThinwireCallback
@@ -57,7 +51,7 @@ def trained(kind: str, wrap: Any, rank: int, folder: Path, *, resume: bool = Fal
     net, logs = language_model(), list[dict[str, Any]]()
     optimizer = wrap(torch.optim.AdamW(net.parameters(), lr=1e-3))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
-    trainer = TRAINERS[kind](net, folder, rank, optimizers=(optimizer, schedule), callbacks=[Kept.callback(logs)])
+    trainer = TRAINERS[kind](net, folder, optimizers=(optimizer, schedule), callbacks=[keeps(logs)])
     if close:
         trainer.callback_handler.callbacks.insert(0, ThinwireCallback())
     trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{STOP}") if resume else None)
@@ -69,23 +63,23 @@ def trained(kind: str, wrap: Any, rank: int, folder: Path, *, resume: bool = Fal
     return weights(net)
 
 
-def plain_trainer(net: Any, folder: Path, rank: int, **options: Any) -> Any:
+def plain_trainer(net: Any, folder: Path, **options: Any) -> Any:
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
     from examples.integrations.language import tokenizer
 
     words = tokenizer()
-    data, collator = [words(each) for each in sentences(rank)], DataCollatorForLanguageModeling(words, mlm=False)
+    data, collator = [words(each) for each in sentences(SENTENCES)], DataCollatorForLanguageModeling(words, mlm=False)
     return Trainer(net, TrainingArguments(**arguments(folder)), train_dataset=data, data_collator=collator, **options)
 
 
-def sft(net: Any, folder: Path, rank: int, **options: Any) -> Any:
+def sft(net: Any, folder: Path, **options: Any) -> Any:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     from examples.integrations.language import tokenizer
 
-    config, data = SFTConfig(**arguments(folder), max_length=32), Dataset.from_dict({"text": sentences(rank)})
+    config, data = SFTConfig(**arguments(folder), max_length=32), Dataset.from_dict({"text": sentences(SENTENCES)})
     return SFTTrainer(net, config, train_dataset=data, processing_class=tokenizer(), **options)
 
 
@@ -94,14 +88,14 @@ def even(completions: list[str], **_: Any) -> list[float]:
     return [sum(c in "02468" for c in text) / max(1, len(text)) for text in completions]
 
 
-def grpo(net: Any, folder: Path, rank: int, **options: Any) -> Any:
+def grpo(net: Any, folder: Path, **options: Any) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     from examples.integrations.language import tokenizer
 
     config = GRPOConfig(**arguments(folder), num_generations=4, max_completion_length=6)
-    data = Dataset.from_dict({"prompt": [each[:7] for each in sentences(rank)]})
+    data = Dataset.from_dict({"prompt": [each[:7] for each in sentences(SENTENCES)]})
     return GRPOTrainer(net, even, config, train_dataset=data, processing_class=tokenizer(), **options)
 
 
@@ -111,11 +105,11 @@ TRAINERS = {"Trainer": plain_trainer, "SFTTrainer": sft, "GRPOTrainer": grpo}
 def everything(rank: int, kind: str, folder: Path) -> dict[str, str]:
     mine = folder / str(rank)
     return {
-        "plain": trained(kind, lambda inner: inner, rank, mine / "plain"),
-        "alone": trained(kind, alone, rank, mine / "alone"),
-        "members": trained(kind, member, rank, mine / "members", close=True),
-        "whole": trained(kind, member, rank, mine / "whole"),
-        "resumed": trained(kind, member, rank, mine / "whole", resume=True),
+        "plain": trained(kind, lambda inner: inner, mine / "plain"),
+        "alone": trained(kind, alone, mine / "alone"),
+        "members": trained(kind, member, mine / "members", close=True),
+        "whole": trained(kind, member, mine / "whole"),
+        "resumed": trained(kind, member, mine / "whole", resume=True),
     }
 
 
