@@ -197,10 +197,10 @@ def padded(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]
     start, longest = max(map(len, prompts)), max(map(len, completions))
     tokens = torch.zeros(len(prompts), start + longest, dtype=torch.int64)
     real = torch.zeros(len(prompts), start + longest, dtype=torch.bool)
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        tokens[row, start - len(prompt) : start] = torch.as_tensor(prompt)
+    tokens[:, :start], real[:, :start] = aligned(prompts)
+    for row, completion in enumerate(completions):
         tokens[row, start : start + len(completion)] = torch.as_tensor(completion)
-        real[row, start - len(prompt) : start + len(completion)] = True
+        real[row, start : start + len(completion)] = True
     return Padded(tokens, real, start, tokens[:, start:], real[:, start:].float())
 
 
