@@ -182,7 +182,7 @@ class _Wire:
 
 
 class MemoryNode(Transport):
-    """A member of a `Network`."""
+    """A member of a `Network`. One that was killed does nothing: its key may be another incarnation's by now."""
 
     def __init__(self, network: Network, key: Key, *, store: BlobStore | None = None) -> None:
         super().__init__(key, store=store)
@@ -208,16 +208,20 @@ class MemoryNode(Transport):
         return peer in self._up
 
     def connect(self, peer: Key, addresses: Sequence[str] = ()) -> None:
-        self._early.setdefault(peer, deque(maxlen=MAX_QUEUED_MESSAGES))
-        self.network._wish(self.key, peer, True)
+        if self.alive:
+            self._early.setdefault(peer, deque(maxlen=MAX_QUEUED_MESSAGES))
+            self.network._wish(self.key, peer, True)
 
     def disconnect(self, peer: Key) -> None:
-        self._early.pop(peer, None)
-        self.network._wish(self.key, peer, False)
+        if self.alive:
+            self._early.pop(peer, None)
+            self.network._wish(self.key, peer, False)
 
     def send(self, peer: Key, message: bytes) -> None:
         if len(message) > MAX_MESSAGE_NBYTES:
             raise ValueError(f"a message of {len(message)} bytes is above {MAX_MESSAGE_NBYTES}")
+        if not self.alive:
+            return
         if peer in self._up:
             self.traffic.sent_nbytes += len(message)
             self.network._carry(self.key, peer, lambda node: node._heard(self.key, message))
@@ -270,7 +274,8 @@ class MemoryNode(Transport):
         if len(record) > MAX_RECORD_NBYTES:
             raise ValueError(f"a record of {len(record)} bytes is above {MAX_RECORD_NBYTES}")
         with self.network._lock:
-            self.network.boards.setdefault(run, {})[self.key] = record
+            if self.alive:
+                self.network.boards.setdefault(run, {})[self.key] = record
 
     async def lookup(self, run: str) -> dict[Key, bytes]:
         with self.network._lock:
@@ -343,7 +348,7 @@ class MemoryNode(Transport):
                 back(result)
 
         node = self.network.nodes.get(peer)
-        if node is None or not self.network._possible(self.key, peer):
+        if not self.alive or node is None or not self.network._possible(self.key, peer):
             raise PeerError("unreachable")
         gone = _Watch(self.network, self.loop, lambda: self.network.nodes.get(peer) is node and self.network._possible(self.key, peer))
         self.network._carry(self.key, peer, there)

@@ -80,6 +80,29 @@ def test_a_killed_member_is_seen_down_by_all_and_comes_back_as_a_new_one() -> No
     run(scene)
 
 
+def test_a_killed_member_does_nothing_whoever_has_its_key_by_now() -> None:
+    async def scene() -> None:
+        network = Network()
+        (a, b), (_, diary) = await members(network, 2)
+        a.connect(b.key)
+        await diary.until("up", 1)
+        network.kill(a.key)
+        a.connect(KEYS[2])  # whom nobody has seen yet
+        a.send(b.key, b"from the dead")
+        await a.announce("run", b"from the dead")
+        with pytest.raises(PeerError, match="unreachable"):
+            await a.ask(b.key, "anything", b"")
+        again = network.node(a.key)
+        await again.start()
+        again.connect(b.key)
+        a.disconnect(b.key)
+        again.send(b.key, b"from the living")
+        await diary.until(1, b"from the living")
+        assert (1, b"from the dead") not in diary.lines and await again.lookup("run") == {}
+
+    run(scene)
+
+
 def test_a_silent_cut_loses_and_a_loud_one_ends_streams() -> None:
     async def scene() -> None:
         network = Network()
