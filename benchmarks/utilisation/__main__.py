@@ -5,8 +5,9 @@
     python -m benchmarks.utilisation --show
 
 Four regions with one optimizer each; the compute of a step is a declared sleep (20 ms), as four regions share the cores of one machine;
-everything else is real. Every link is measured first, again after a minute, and a point is void when it is off by more than 5 %. What
-the phases do not explain of the wall time is the residual, at most 2 %. Records are appended to `benchmarks/results/utilisation.jsonl`.
+everything else is real. Every link is measured first, again after a minute, and a point is void when it is off by more than 5 %. `step`
+is what every step takes beside rounds: the wrapped optimizer, and what is done around it. What all of these do not explain of the wall
+time is the residual, at most 2 %. Records are appended to `benchmarks/results/utilisation.jsonl`.
 Where this machine or user can have no regions, links are simulated between threads of one process, and labelled so.
 """
 
@@ -70,6 +71,7 @@ def table(records: list[Record]) -> Table:
         "utilisation",
         "exchange",
         "encode+decode",
+        "step",
         "residual",
         "sync p50 s",
         "MB out",
@@ -89,6 +91,7 @@ def table(records: list[Record]) -> Table:
             f"{numbers['utilisation']:.1%}",
             f"{numbers['share_exchange']:.1%}",
             f"{sum(numbers[f'share_{phase}'] or 0.0 for phase in ('encode', 'decode', 'apply')):.1%}",
+            f"{sum(numbers.get(f'share_{part}') or 0.0 for part in ('inner', 'around')):.1%}",
             f"{numbers['residual']:.2%}{'' if record.status == OK else ' (' + record.status + ')'}",
             f"{record.seconds['sync'].p50:.3f}",
             f"{(counted.interface_sent or counted.wire_sent or 0.0) / 1e6:.3f}",

@@ -109,13 +109,14 @@ def made_of(template: Record, seen: Seen, lab: Lab | None) -> Record:
     """The record of a point from what its workers saw: shares of the wall time, mean over members; without a `lab` one worker is all."""
     members: list[dict[str, Any]] = seen.seen if lab else seen.seen[0]
     checked = seen.checked if lab else seen.checked[0]
-    share = {name: fmean(member[name] / member["wall"] for member in members) for name in ("compute", "inner", *PHASES)}
+    share = {name: fmean(member[name] / member["wall"] for member in members) for name in ("compute", "inner", *PHASES, "around")}
     residual = 1 - sum(share.values())
     counted = _bytes(members, seen, lab)
     checks = {
         "replicas hold the same bits": len({each["sha256"] for each in checked}) == 1,
         "every round averaged": all(member["rounds"] == seen.rounds for member in members),
         "residual at most 2 %": abs(residual) <= MOST_RESIDUAL,
+        "no phase is counted twice": share["around"] >= -MOST_RESIDUAL,
     }
     return replace(
         template,

@@ -24,7 +24,7 @@ class Spans:
     """Seconds of this member's windows: where they went, and the whole."""
 
     compute: float = 0.0
-    inner: float = 0.0  # of the wrapped optimizer
+    step: float = 0.0  # in `step()`: the wrapped optimizer, rounds, and what is done around them
     wall: float = 0.0
 
 
@@ -67,11 +67,13 @@ class Paced:
             self._window(spans)
         spans.wall = time.perf_counter() - began
         after = self._opt.stats()
+        phases = {phase: after.seconds[phase] - before.seconds[phase] for phase in PHASES}
         return {
             "wall": spans.wall,
             "compute": spans.compute,
             "inner": self._inner_s,
-            **{phase: after.seconds[phase] - before.seconds[phase] for phase in PHASES},
+            **phases,
+            "around": spans.step - self._inner_s - sum(phases.values()),
             "rounds": after.rounds - before.rounds,
             "payload": after.payload_sent - before.payload_sent,
             "ledger": after.wire_sent - before.wire_sent,
@@ -82,8 +84,10 @@ class Paced:
         for _ in range(self._every):
             began = time.perf_counter()
             time.sleep(self._pace_s)
-            spans.compute += time.perf_counter() - began
+            ended = time.perf_counter()
+            spans.compute += ended - began
             self._opt.step()
+            spans.step += time.perf_counter() - ended
 
     def _wire_nbytes(self) -> tuple[int, int]:
         """Sent and received by a link that is only simulated."""
