@@ -37,9 +37,9 @@ COUNTS = ("nbytes", "packets", "tcp_payload", "acks", "ack_nbytes", "delivered",
 class Internet:
     """Queues and counters; times are seconds of `time.monotonic`."""
 
-    def __init__(self, tuns: list[int]) -> None:
+    def __init__(self, tuns: list[int], addresses: list[str]) -> None:
         self.tuns, n = tuns, len(tuns)
-        self.index = {bytes((10, 77, i, 1)): i for i in range(n)}
+        self.index = {socket.inet_aton(address): i for i, address in enumerate(addresses)}
         self.events: list[Event] = []
         self.order = 0
         self.up, self.down = ([Queue(None, 0) for _ in range(n)] for _ in range(2))
@@ -151,7 +151,7 @@ class Relay:
 
     def __init__(self, built: Built, links: dict[str, Any], control: socket.socket) -> None:
         self.built, self.control = built, control
-        self.internet = Internet(built.tuns)
+        self.internet = Internet(built.tuns, built.addresses)
         self.offload = built.offload
         self.internet.shape(links)
         self.began_cpu, self.began = time.process_time(), time.monotonic()

@@ -190,7 +190,9 @@ def open_lab(topology: Topology) -> Iterator[Lab]:
             control = RUN / tag / "control"
             _tell(relay, {"tag": tag, "control": str(control), "links": links(topology)} | _names(topology))
             spaces = tuple(regions.space(tag, i) for i in range(len(topology.regions)))
-            places = tuple(_place(i, region.name, name) for i, (region, name) in enumerate(zip(topology.regions, spaces, strict=True)))
+            behind = [region.nat for region in topology.regions]
+            addresses = [regions.address(i, behind=behind) for i in range(len(behind))]
+            places = tuple(map(_place, (region.name for region in topology.regions), spaces, addresses))
             with contextlib.closing(Control(control, RUN / tag)) as client:
                 yield Lab("namespaces", topology, places, INTERFACE, 1, client, spaces, relay)
         finally:
@@ -237,9 +239,9 @@ def _names(topology: Topology) -> dict[str, Any]:
     return {"names": [region.name for region in topology.regions], "nat": [region.nat for region in topology.regions]}
 
 
-def _place(i: int, name: str, space: str) -> Place:
+def _place(name: str, space: str, address: str) -> Place:
     enter = ("ip", "netns", "exec", space, "unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', name)
-    return Place(name, regions.address(i), enter)
+    return Place(name, address, enter)
 
 
 def _start_relay(lock: IO[str]) -> "subprocess.Popen[bytes]":

@@ -237,7 +237,10 @@ def reachability(addresses: Sequence[str], *, announced: bool = False) -> list[R
     return rows
 
 
-_BEHIND = "members of the same network can join; for others forward a port and announce it (announce=), or use_auto_relay=True"
+_BEHIND = (
+    "members of the same network can join; others only while a peer of the invite that everybody reaches passes their traffic on; "
+    "better forward a port and announce it (announce=)"
+)
 
 
 async def peer_check(node: Node, address: str) -> list[Row]:

@@ -148,7 +148,8 @@ class SwarmGroup(Group):
         from thinwire.comms.swarm.node import Node
         from thinwire.comms.swarm.p2pd import DaemonOptions
 
-        return Node(self.identity, initial_peers=initial_peers, options=DaemonOptions(listen=tuple(listen), announce=tuple(announce)))
+        options = DaemonOptions(listen=tuple(listen), announce=tuple(announce), public=not initial_peers)  # others come by way of the first
+        return Node(self.identity, initial_peers=initial_peers, options=options)
 
     # -- what an elastic group has -------------------------------------------------------------------------------------------------
 

@@ -54,8 +54,8 @@ class Node(Transport):
         self.initial_peers = [address for address in initial_peers if key_in(address) != self.key]
         self.restarts = 0
         self._options = options or DaemonOptions()
-        if not self._options.trusted_relays and self._options.use_auto_relay:
-            self._options = replace(self._options, trusted_relays=tuple(self.initial_peers))
+        if self._options.relays is not None and not self._options.relays:
+            self._options = replace(self._options, relays=tuple(self.initial_peers))
         self._daemon: Daemon | None = None
         self._addresses: list[str] = []
         self._standing = asyncio.Event()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinwire.comms.swarm import guard
 from thinwire.comms.swarm.hive import hive
-from thinwire.comms.swarm.identity import key_of
+from thinwire.comms.swarm.identity import key_of, raw_peer_id_of
 from thinwire.comms.swarm.transport import Key, PeerError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STARTUP_S = 60.0
 _CLOSE_S = 5.0
 _PREFIX = "thinwire-p2p-"
+_P2P, _CIRCUIT = 421, 290  # codes of multiaddr
 _MAX_ANSWER_NBYTES = 1 << 20  # of p2pd, about itself
 
 
@@ -36,17 +37,17 @@ class DaemonOptions:
 
     - `listen`: where to take connections; port 0 is any, and stays the same when p2pd is started again.
     - `announce`: what others are told instead of the addresses found here; then `listen` must name the port.
-    - `use_relay`: may speak through relays and, once connected so, punch holes; `use_auto_relay`: looks for a relay when not reachable.
-    - `trusted_relays`: the relays to look at; empty: the initial peers.
+    - `relays`: peers through which to be reached when nobody reaches this machine itself, which libp2p finds out within half a minute by
+      having a peer call back; () are the initial peers, None is nobody. Connections through a relay try to become direct ones.
+    - `public`: others reach this machine, for certain: it relays for those that nobody reaches without finding out first.
     - `client_mode`: takes no part in routing for others.
     - `port_map`: ask the router (UPnP, NAT-PMP) for a port.
     """
 
     listen: Sequence[str] = ("/ip4/0.0.0.0/tcp/0",)
     announce: Sequence[str] = ()
-    use_relay: bool = True
-    use_auto_relay: bool = False
-    trusted_relays: Sequence[str] = ()
+    relays: Sequence[str] | None = ()
+    public: bool = False
     client_mode: bool = False
     port_map: bool = True
     startup_s: float = STARTUP_S
@@ -62,9 +63,11 @@ class DaemonOptions:
         said = {
             "hostAddrs": ",".join(self.listen),
             "announceAddrs": ",".join(self.announce),
-            "trustedRelays": ",".join(self.trusted_relays),
-            "autoRelay": int(self.use_auto_relay),
-            "relay": int(self.use_relay),
+            "trustedRelays": ",".join(self.relays or ()),
+            "autoRelay": int(bool(self.relays)),
+            "relayDiscovery": 0,  # else p2pd asks its DHT for relays, and never those that it was given
+            "relay": 1,
+            "forceReachabilityPublic": int(self.public),
             "natPortMap": int(self.port_map),
             "autonat": 1,
             "connManager": 1,
@@ -140,7 +143,7 @@ class Daemon:
         """Make a connection, unless there is one; raises `PeerError`."""
         pb = hive().messages
         try:
-            binary_addresses = [hive().Multiaddr(without_peer(address)).to_bytes() for address in addresses]
+            binary_addresses = [binary(address) for address in addresses]
         except Exception as error:  # a multiaddr raises a dozen types
             raise PeerError("bad address", str(error)) from error
         request = pb.Request(type=pb.Request.CONNECT, connect=pb.ConnectRequest(peer=raw_peer_id, addrs=binary_addresses))
@@ -209,10 +212,21 @@ class Daemon:
         self._said.append(rest.decode(errors="replace"))
 
 
-def without_peer(address: str) -> str:
-    """A multiaddr without its last /p2p/<peer id>, unless that is how a relay is used."""
-    head, found, _ = address.rpartition("/p2p/")
-    return head if found and not head.endswith("/p2p-circuit") else address.removesuffix("/")
+def binary(address: str) -> bytes:
+    """A multiaddr without whom it leads to, as p2pd reads it: ADDRESS[/p2p/ID] or ADDRESS/p2p/RELAY/p2p-circuit[/p2p/ID].
+
+    hivemind would write a relay's id as a CID, which libp2p refuses. Raises `ValueError`.
+    """
+    way, relayed, _ = address.partition("/p2p-circuit")
+    place, *ids = way.removesuffix("/").split("/p2p/")
+    told = bytes(hive().Multiaddr(place).to_bytes())
+    if not relayed and len(ids) < 2:
+        return told
+    relay = key_of(ids[0]) if len(ids) == 1 else None
+    if relay is None:
+        raise ValueError(f"{address} is no way through a relay: it must read ADDRESS/p2p/RELAY/p2p-circuit")
+    raw = raw_peer_id_of(relay)
+    return told + _varint(_P2P) + _varint(len(raw)) + raw + _varint(_CIRCUIT)
 
 
 def key_in(address: str) -> Key | None:

@@ -193,12 +193,12 @@ def test_a_home_router_lets_out_and_not_in() -> None:
         assert site.stdout is not None
         site.stdout.readline()
         dial = "import socket, sys; socket.create_connection((sys.argv[1], 5001), timeout=float(sys.argv[2]))"
-        assert lab.start(0, [sys.executable, "-S", "-c", dial, "10.77.1.1", "30"]).wait(30) == 0
-        assert site.communicate(timeout=30)[0].strip() == b"10.77.0.1"  # the router's address, not the home's own
+        assert lab.start(0, [sys.executable, "-S", "-c", dial, lab.places[1].address, "30"]).wait(30) == 0
+        assert site.communicate(timeout=30)[0].strip() == lab.address.encode()  # the router's address, not the home's own
         home = lab.start(0, [sys.executable, "-S", "-c", serve], stdout=subprocess.PIPE)
         assert home.stdout is not None
         home.stdout.readline()
-        refused = lab.start(1, [sys.executable, "-S", "-c", dial, "10.77.0.1", "0.3"], stderr=subprocess.DEVNULL).wait(30)
+        refused = lab.start(1, [sys.executable, "-S", "-c", dial, lab.address, "0.3"], stderr=subprocess.DEVNULL).wait(30)
         lab.kill(0)
         home.communicate()
     assert refused != 0

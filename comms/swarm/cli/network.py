@@ -39,7 +39,7 @@ async def standing(key: Path | None, peers: Sequence[str], options: DaemonOption
 
 def visitor(peers: Sequence[str], key: Path | None) -> contextlib.AbstractAsyncContextManager[Node]:
     """The node of somebody who only asks: nobody looks anything up through it."""
-    return standing(key, peers, DaemonOptions(client_mode=True, port_map=False))
+    return standing(key, peers, DaemonOptions(client_mode=True, port_map=False, relays=None))
 
 
 async def interrupted() -> None:

@@ -73,7 +73,7 @@ async def serve(options: Options) -> None:
     key = options.folder / "identity.key"
     Identity.load_or_create(key)
     secret = secret_of(options.run, options.folder) if options.trust == "federation" else b""
-    daemon = DaemonOptions(listen=(f"/ip4/0.0.0.0/tcp/{options.port}",), announce=options.announce)
+    daemon = DaemonOptions(listen=(f"/ip4/0.0.0.0/tcp/{options.port}",), announce=options.announce, public=True)
     for row in ports(daemon):
         if row.status != "ok":
             raise ValueError(f"cannot listen on {row.detail}; {row.remedy} (--port)")

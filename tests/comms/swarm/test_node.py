@@ -15,9 +15,9 @@ import pytest
 from tests.comms.swarm.world import Diary, World, p2pd_pid
 from thinwire.comms.swarm import guard
 from thinwire.comms.swarm.blobs import Blob
-from thinwire.comms.swarm.identity import Identity
+from thinwire.comms.swarm.identity import Identity, raw_peer_id_of
 from thinwire.comms.swarm.node import Node
-from thinwire.comms.swarm.p2pd import DaemonOptions
+from thinwire.comms.swarm.p2pd import DaemonOptions, binary
 from thinwire.comms.swarm.transport import PeerError
 
 
@@ -184,6 +184,16 @@ def test_a_port_must_be_named_where_addresses_are_announced() -> None:
         DaemonOptions(announce=("/ip4/1.2.3.4/tcp/31337",))
     with pytest.raises(ValueError, match="needs its port"):
         DaemonOptions(listen=("/ip4/0.0.0.0/tcp/31337",), announce=("/ip4/1.2.3.4/tcp/0",))
+
+
+def test_a_way_through_a_relay_is_told_as_libp2p_reads_it() -> None:
+    relay, target = Identity.generate(), Identity.generate()
+    way = f"/ip4/203.0.113.9/tcp/4001/p2p/{relay.peer_id}/p2p-circuit/p2p/{target.peer_id}"
+    assert binary(way) == b"\x04\xcb\x00\x71\x09\x06\x0f\xa1" + b"\xa5\x03\x26" + raw_peer_id_of(relay.key) + b"\xa2\x02"
+    assert binary(f"/ip4/203.0.113.9/tcp/4001/p2p/{target.peer_id}") == b"\x04\xcb\x00\x71\x09\x06\x0f\xa1"
+    for odd in (f"/ip4/203.0.113.9/tcp/4001/p2p/{relay.peer_id}/p2p/{target.peer_id}", "/ip4/203.0.113.9/tcp/4001/p2p/me/p2p-circuit"):
+        with pytest.raises(ValueError, match="no way through a relay"):
+            binary(odd)
 
 
 def test_what_a_killed_guard_left_is_swept_away(tmp_path: Path) -> None:
