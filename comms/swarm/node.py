@@ -20,7 +20,7 @@ from thinwire.comms.swarm.bulk import ASK, FETCH, PUSH, Bulk
 from thinwire.comms.swarm.dht import Board
 from thinwire.comms.swarm.identity import Identity, key_of, raw_peer_id_of
 from thinwire.comms.swarm.notices import QUESTION, Notices
-from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions, key_in
+from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions, can_relay, key_in
 from thinwire.comms.swarm.streams import Peers, Streams
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Transport
 
@@ -55,7 +55,7 @@ class Node(Transport):
         self.restarts = 0
         self._options = options or DaemonOptions()
         if self._options.relays is not None and not self._options.relays:
-            self._options = replace(self._options, relays=tuple(self.initial_peers))
+            self._options = replace(self._options, relays=tuple(filter(can_relay, self.initial_peers)))
         self._daemon: Daemon | None = None
         self._addresses: list[str] = []
         self._standing = asyncio.Event()

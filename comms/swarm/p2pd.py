@@ -229,6 +229,15 @@ def binary(address: str) -> bytes:
     return told + _varint(_P2P) + _varint(len(raw)) + raw + _varint(_CIRCUIT)
 
 
+def can_relay(address: str) -> bool:
+    """Whether p2pd would take it for a relay's: it does not start with one that it cannot read."""
+    try:
+        binary(address)
+    except Exception:  # a multiaddr raises a dozen types
+        return False
+    return key_in(address) is not None and "/p2p-circuit" not in address
+
+
 def key_in(address: str) -> Key | None:
     """The member that a multiaddr ends in."""
     _, found, peer_id = address.rpartition("/p2p/")

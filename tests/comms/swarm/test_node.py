@@ -17,7 +17,7 @@ from thinwire.comms.swarm import guard
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.identity import Identity, raw_peer_id_of
 from thinwire.comms.swarm.node import Node
-from thinwire.comms.swarm.p2pd import DaemonOptions, binary
+from thinwire.comms.swarm.p2pd import DaemonOptions, binary, can_relay
 from thinwire.comms.swarm.transport import PeerError
 
 
@@ -194,6 +194,9 @@ def test_a_way_through_a_relay_is_told_as_libp2p_reads_it() -> None:
     for odd in (f"/ip4/203.0.113.9/tcp/4001/p2p/{relay.peer_id}/p2p/{target.peer_id}", "/ip4/203.0.113.9/tcp/4001/p2p/me/p2p-circuit"):
         with pytest.raises(ValueError, match="no way through a relay"):
             binary(odd)
+        assert not can_relay(odd)
+    assert can_relay(f"/dns4/example.org/tcp/4001/p2p/{relay.peer_id}")
+    assert not any(map(can_relay, ("nonsense", f"nonsense/p2p/{relay.peer_id}", "/ip4/203.0.113.9/tcp/4001", way)))
 
 
 def test_what_a_killed_guard_left_is_swept_away(tmp_path: Path) -> None:
