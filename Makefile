@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VENV36 := .venv36
 
-.PHONY: help setup demo test test-compat test-slow test-triton36 fuzz lint format bench bench-kernels chaos rl build clean
+.PHONY: help setup demo test test-compat test-slow test-triton36 fuzz lint format docs bench bench-kernels chaos rl build clean
 
 help:
 	@echo "make demo           train on 4 workers of this machine, dense and compressed; ends with report.png"
@@ -19,6 +19,7 @@ help:
 	@echo "make fuzz           bad input for the C++ under sanitizers, a million cases (CASES=100000 SEED=1 for others)"
 	@echo "make lint           ruff, mypy, import order"
 	@echo "make format         let ruff format and fix"
+	@echo "make docs           the documentation as pages in build/site; a warning is an error"
 	@echo "make bench          loss against bytes on the wire, a table"
 	@echo "make bench-kernels  time of the kernels against the speed of memory and against torch, a table"
 	@echo "make chaos          kill, freeze and cut members of a swarm on this machine, then prove that nothing went wrong"
@@ -88,6 +89,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# docs/ on the path has what the pages use beside Markdown; src/ the docstrings, which are read and not imported.
+docs: $(STAMP)
+	PYTHONPATH=docs:src $(BIN)/zensical build --clean --strict
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.training $(ARGS)
