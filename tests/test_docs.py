@@ -10,22 +10,24 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import msgspec.toml
 import pytest
 from markdown_it import MarkdownIt
 
 from examples.rl.config import load
+from thinwire import cli
 from thinwire.verbs.completion import commands
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/integrations/README.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+OUTSIDE = ("README.md", "CONTRIBUTING.md", "examples/integrations/README.md")
+PAGES = [*(ROOT / name for name in OUTSIDE), *sorted((ROOT / "docs").rglob("*.md"))]
 KINDS = {"python", "sh", "toml", "diff", "math", "json", ""}
-SUITES = {"benchmarks." + name for name in ("chaos", "collectives", "demo", "kernels", "rl", "scaling", "swarm", "training", "utilisation", "verify")}
+SUITES = {f"benchmarks.{name}": f"bench {name}" for name in cli.SUITES}
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,15 @@ def test_python_runs_from_the_top_of_a_page_to_its_end(page: Path, tmp_path: Pat
                 exec(code, scope)
 
 
-@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page) if block.kind == "sh" and block.runs], ids=lambda b: b.place)
+SHELLS = [block for page in PAGES for block in blocks(page) if block.kind == "sh"]
+
+
+@pytest.mark.parametrize("block", [block for block in SHELLS if block.runs], ids=lambda block: block.place)
 def test_shells_run(block: Block, tmp_path: Path) -> None:
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    bash = ["bash", "-euo", "pipefail", "-c", block.text]
+    done = subprocess.run(bash, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"{block.place}\n{done.stdout}{done.stderr}"
 
 
@@ -89,7 +96,7 @@ def test_configurations_load() -> None:
     found = [block for page in PAGES for block in blocks(page) if block.kind == "toml"]
     assert found
     for block in found:
-        tables = tomllib.loads(block.text)
+        tables = msgspec.toml.decode(block.text)
         load(ROOT / "examples/rl/tiny.toml", {f"{table}.{name}": value for table, named in tables.items() for name, value in named.items()})
 
 
@@ -159,8 +166,8 @@ def lacks(words: list[str]) -> str | None:
                 return module
             after = own[own.index("-m") + 2 :]
             options = [option for option in options if option in {word.partition("=")[0] for word in after}]
-            if module in SUITES and (suite := module.replace("benchmarks.", "bench ")) in verbs():
-                return next((option for option in options if option not in verbs()[suite] | {"-h", "--help"}), None)
+            if module in SUITES:
+                return next((option for option in options if option not in verbs()[SUITES[module]] | {"-h", "--help"}), None)
             role = [word for word in after[:1] if module == "examples.rl"]
             return next((option for option in options if not re.search(rf"{option}(?![\w-])", help_of("-m", module, *role))), None)
         script = next((word for word in own if word.endswith(".py")), "")
@@ -168,7 +175,7 @@ def lacks(words: list[str]) -> str | None:
     if program == "pytest":
         return next((word for word in rest if word.startswith("tests") and not (ROOT / word.partition("::")[0]).exists()), None)
     if program == "pip":
-        extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+        extras = set(msgspec.toml.decode((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
         return next((extra for word in rest for extra in re.findall(r"[\w-]+", word.partition("[")[2]) if extra not in extras), None)
     return None
 
@@ -200,9 +207,7 @@ def test_what_is_not_there_is_found(told: str, missing: str | None) -> None:
 
 def test_pages_use_no_program_that_is_not_here() -> None:
     known = {"thinwire", "torchrun", "python", "pip", "make", "pytest", "export"}
-    shells = [block for page in PAGES for block in blocks(page) if block.kind == "sh"]
-    assert shells
-    for block in shells:
+    for block in SHELLS:
         for line in block.text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             assert not words or words[0] in known or shutil.which(words[0]), f"{block.place}: {words[0]}"
