@@ -29,7 +29,8 @@ from examples.rl.policy import Tokenizer
 from examples.rl.rewards import BY_ENVIRONMENT, Rewards
 from examples.rl.rollout import Completion, RolloutError, RolloutGroup
 
-# What each refusal says about its worker: "hard" is a lie, or so good as one; "soft" happens to the honest; "none" is not its doing.
+# What each refusal says about its worker: "hard" is a lie, or so good as one; "rare" happens to the honest once in thousands of chunks;
+# "soft" happens to the honest; "none" is not its doing.
 REASONS: Mapping[str, str] = {
     "stale": "soft",
     "future": "hard",
@@ -42,8 +43,8 @@ REASONS: Mapping[str, str] = {
     "termination": "hard",
     "copy": "hard",
     "surprise": "hard",
-    "drift": "hard",
-    "activations": "hard",  # these and the next are a verifier's
+    "drift": "rare",
+    "activations": "rare",  # these and the next are a verifier's
     "commitment": "hard",
     "no proof": "hard",
     "malformed": "hard",

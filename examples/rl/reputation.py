@@ -6,10 +6,14 @@ Evidence decays: an event of `half_life_s` ago weighs half. With `good` and `bad
     p     = floor + (1 - floor) / (1 + good / trust_after)        for one with no bad evidence; 1 for a stranger
     p     = 1 - (1 - p) / (1 + bad)                               with it: one soft refusal halves what trust has saved
 
-A hard refusal bans for `ban_s`, twice as long at each further one. Keys are free, so a table that forgets the oldest could be emptied by a
-flood of fresh ones: whoever has `known_after` accepted groups is known, and only fresh keys make room for fresh keys. A table of known keys
-that is full takes in no more until one has lost its standing (its evidence has decayed away). A ban on a fresh key may be flooded out: the
-same key costs its owner as much as a new one.
+A hard refusal bans for `ban_s`, twice as long at each further one. A rare one does so too, but not at once for whoever has `known_after`
+accepted groups and little other bad evidence (below half of a hard refusal's): such a worker loses its trust, so that all its groups are
+checked, and the next rare one within about a half-life bans it. An honest worker is refused so once in thousands of chunks, which in a long
+run is everybody's turn.
+
+Keys are free, so a table that forgets the oldest could be emptied by a flood of fresh ones: whoever has `known_after` accepted groups is
+known, and only fresh keys make room for fresh keys. A table of known keys that is full takes in no more until one has lost its standing
+(its evidence has decayed away). A ban on a fresh key may be flooded out: the same key costs its owner as much as a new one.
 """
 
 from __future__ import annotations
@@ -117,9 +121,12 @@ class Reputation:
         """A group was refused for one of `REASONS`; other words count as soft, and some say nothing of the worker."""
         if REASONS.get(reason) == "none":
             return
-        now = self.standing(key)
-        if REASONS.get(reason) != "hard":
+        now, kind = self.standing(key), REASONS.get(reason)
+        if kind not in ("hard", "rare"):
             self._put(key, msgspec.structs.replace(now, bad=now.bad + 1))
+            return
+        if kind == "rare" and now.accepted >= self.trust.known_after and now.bad < self.trust.hard / 2:
+            self._put(key, msgspec.structs.replace(now, good=0.0, bad=now.bad + self.trust.hard))
             return
         ban_s = min(MAX_BAN_S, self.trust.ban_s * 2.0 ** min(now.hard, 32))
         until = max(now.banned_until, self._clock() + ban_s)

@@ -60,6 +60,29 @@ def test_a_lie_bans_for_a_time_that_doubles_and_takes_all_trust() -> None:
         assert not reputation.banned(key(0))
 
 
+def test_what_happens_to_the_honest_once_in_thousands_takes_trust_first_and_bans_when_it_comes_again() -> None:
+    reputation, clock = table(ban_s=10, half_life_s=3600)
+    for _ in range(100):
+        reputation.accepted(key(0))
+    reputation.refused(key(0), "activations")
+    assert not reputation.banned(key(0))
+    assert reputation.sample_rate(key(0)) == 1
+    clock.now += 2 * 3600  # long enough to be another story
+    reputation.refused(key(0), "drift")
+    assert not reputation.banned(key(0))
+    clock.now += 600
+    reputation.refused(key(0), "activations")
+    assert reputation.banned(key(0))
+
+
+def test_a_stranger_whose_proof_is_wrong_is_banned_at_once() -> None:
+    reputation, _ = table()
+    for _ in range(7):
+        reputation.accepted(key(0))
+    reputation.refused(key(0), "activations")
+    assert reputation.banned(key(0))
+
+
 def test_bans_do_not_grow_beyond_a_month() -> None:
     reputation, clock = table()
     for _ in range(100):
