@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from thinwire.comms.door import Door, RefusedError, Snapshot, plan_id
 from thinwire.comms.group import Group, Job, Pending, Waiting
 from thinwire.comms.rounds import Arrivals, Outcome, TransportError
 from thinwire.comms.swarm.access import Access
+from thinwire.comms.swarm.account import Account
 from thinwire.comms.swarm.addressbook import AddressBook
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.board import Board
@@ -37,7 +37,7 @@ from thinwire.comms.swarm.invite import HISTORY, IDENTITY, INVITE, Invite
 from thinwire.comms.swarm.lineage import founding
 from thinwire.comms.swarm.loop import LoopThread
 from thinwire.comms.swarm.offers import Offers
-from thinwire.comms.swarm.status import QUESTION, Status, encode
+from thinwire.comms.swarm.status import QUESTION, encode
 from thinwire.comms.swarm.transport import Transport
 from thinwire.comms.swarm.view import Key, Slot, number_of
 from thinwire.comms.wire import Header, bytes_of, peek
@@ -127,6 +127,7 @@ class SwarmGroup(Group):
         self._loop = LoopThread(f"thinwire-swarm-{self.rank}")
         self._transport = transport(self.identity) if transport else self._node(named, listen, announce)
         self._board = Board(self._transport, run_id, named, self.access, None if transport else AddressBook())
+        self._account = Account(self._transport)
         self._offers = Offers(self._keep, self._drop)
         self._news = threading.Condition()
         self._driver: Driver | None = None
@@ -134,13 +135,10 @@ class SwarmGroup(Group):
         self._journal: History | None = None
         self._plan = 0
         self._lines: list[str] | None = None
-        self._applied = 0
         self._state = ""
         self._rounds: list[Waiting[Any]] = []  # whose bytes are not in the history yet
         self._counted = self._counted_before = (0, 0)  # by the transport: up to the last round, and when this incarnation began
         self._delivered = False  # whether what this member brought last counted, once it is astray
-        self._loss: float | None = None
-        self._began = time.monotonic()
         self._started_transport = False
         self._background: list[Any] = []
 
@@ -180,14 +178,14 @@ class SwarmGroup(Group):
         return self._driver is not None and Slot(round) < self._driver.machine.next_slot
 
     def offer(self, snapshot: Snapshot) -> None:
-        if self._journal is not None and snapshot.round == self._applied + 1:
+        if self._journal is not None and snapshot.round == self._account.applied + 1:
             self._tell_applied(snapshot)
-        self._applied = snapshot.round
+        self._account.applied = snapshot.round
         self._offers.put(snapshot)
 
     def tell(self, *, loss: float) -> None:
         """What `thinwire status` shows as this member's loss."""
-        self._loss = float(loss)
+        self._account.loss = float(loss)
 
     @classmethod
     def from_invite(cls, text: str, **settings: Any) -> "SwarmGroup":
@@ -219,6 +217,7 @@ class SwarmGroup(Group):
     # -- entering ------------------------------------------------------------------------------------------------------------------
 
     def _come_in(self, door: Door, kind: Literal["join", "rejoin"]) -> None:
+        self._account.enters()
         mine = door.snapshot()
         found = None
         if kind == "rejoin" or not self._founds:
@@ -229,7 +228,7 @@ class SwarmGroup(Group):
             mine = door.snapshot()
         nonce = secrets.token_bytes(8)
         why, self.astray = self.astray or "", None
-        self._applied = mine.round
+        self._account.applied = mine.round
         self._rounds, self._counted_before = [], self._counted
         if self._history_folder is not None:
             if self._journal is not None:
@@ -261,7 +260,7 @@ class SwarmGroup(Group):
             split=self._split,
             envelopes=self._envelopes(nonce),
             journal=self._journal,
-            on_settled=self._on_settled,
+            on_settled=lambda settled: self._on_settled(settled, nonce),
             on_astray=lambda why: self._on_astray(driver, why),
         )
         if self._doorkeeper is None:
@@ -321,6 +320,7 @@ class SwarmGroup(Group):
         if driver is None:
             raise TransportError("this member has not entered the run")
         slot = Slot(header.key.round, header.key.fragment)
+        self._account.brings(header)
         if self._journal is not None:
             self._journal.append("begin", round=slot.round, fragment=slot.fragment, before=self._state)
         self._loop.call(driver.start, slot, header, frame)
@@ -335,8 +335,9 @@ class SwarmGroup(Group):
                 self._news.wait(1.0)
             return found
 
-    def _on_settled(self, settled: Settled) -> None:
+    def _on_settled(self, settled: Settled, nonce: bytes) -> None:
         self.access.learn(settled.decision.members)
+        self._account.settles(settled.decision, self.identity.key, nonce)
         with self._news:
             self._news.notify_all()
 
@@ -363,26 +364,11 @@ class SwarmGroup(Group):
         self._loop.call(self._transport.blobs.drop, digest)
 
     async def _tell_status(self, peer: Key, request: bytes) -> bytes:
-        machine = self._driver.machine if self._driver is not None else None
-        transport = self._transport
-        return encode(
-            Status(
-                round=machine.next_slot.round if machine else 0,
-                applied=self._applied,
-                epoch=machine.epoch.hex()[:8] if machine else "",
-                state="member" if machine and machine.is_member else "joining",
-                members=len(machine.view.members) if machine else 0,
-                loss=self._loss,
-                sent=transport.sent_nbytes,
-                received=transport.received_nbytes,
-                rejected=transport.refused.total() + (machine.counts.total() if machine else 0),
-                uptime_s=int(time.monotonic() - self._began),
-            )
-        )
+        return encode(self._account.status(self._driver, astray=self.astray is not None))
 
     def _tell_applied(self, snapshot: Snapshot) -> None:
         assert self._journal is not None
-        slot = Slot(self._applied)
+        slot = Slot(self._account.applied)
         settled = self._driver.settled.get(slot) if self._driver is not None else None
         before, self._state = self._state, _hash_of(snapshot)
         counted = {key: digest for key, digest, _ in settled.decision.counted} if settled else {}

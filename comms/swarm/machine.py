@@ -107,6 +107,10 @@ class Machine:
         """The members that can take part now, ascending."""
         return tuple(sorted(self._seat.presence.present))
 
+    def absent(self) -> dict[Key, str]:
+        """Who cannot be talked to, and why; who went last comes last."""
+        return self._seat.peers.absent()
+
     def wake_at(self) -> float | None:
         """When `tick` is due."""
         return min(self._seat.due.values(), default=None)

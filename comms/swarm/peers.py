@@ -75,6 +75,12 @@ class Peers:
         peer = self._peers.get(key)
         return peer is not None and peer.link
 
+    def absent(self) -> dict[Key, str]:
+        """Who has spoken and cannot be talked to: "left", "silent" or "down"; those whose links ended come last, the latest at the end."""
+        still = [(key, peer) for key, peer in self._peers.items() if peer.link and (peer.silent or peer.left == peer.nonce)]
+        known = [(key, peer) for key, peer in [*still, *((key, self._peers[key]) for key in self._ended)] if peer.nonce is not None]
+        return {key: "left" if peer.left == peer.nonce else "silent" if peer.link else "down" for key, peer in known}
+
     def connected(self) -> list[Key]:
         """All that have a link, in the order of their keys."""
         return sorted(key for key, peer in self._peers.items() if peer.link)

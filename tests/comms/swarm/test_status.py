@@ -8,13 +8,17 @@ import pytest
 
 from thinwire.comms.swarm.status import MAX_NBYTES, Status, decode, encode
 
-SOUND = Status(round=8, applied=7, epoch="ab" * 8, state="member", members=4, loss=2.5, sent=10**9, received=3, rejected=1, uptime_s=60)
+SOUND = Status(
+    round=8, applied=7, epoch="ab" * 8, members=4, loss=2.5, sent=10**9, received=3, rejected=1, uptime_s=60,
+    reasons={"late": 1}, skipped={"in another lineage": 2}, hashes={50: "ab" * 8}, absent={"cd" * 8: "down"}, payload=9, counted=3,
+    state="syncing", entering_s=1.5, member_s=58.2,
+)  # fmt: skip
 
 
 def test_a_status_arrives_as_it_was() -> None:
     assert decode(encode(SOUND)) == SOUND
     assert decode(encode(Status(round=0, applied=0))).loss is None
-    assert len(encode(SOUND)) < 256
+    assert len(encode(SOUND)) < 384
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,18 @@ def test_a_status_arrives_as_it_was() -> None:
         {"round": 1, "applied": 0, "state": "\x1b[2J"},
         {"round": 1, "applied": 0, "state": "[red]"},
         {"round": 1, "applied": 0, "uptime_s": float("inf")},
+        {"round": 1, "applied": 0, "entering_s": float("nan")},
+        {"round": 1, "applied": 0, "member_s": float("inf")},
+        {"round": 1, "applied": 0, "member_s": -0.1},
+        {"round": 1, "applied": 0, "reasons": {"\x1b[2J": 1}},
+        {"round": 1, "applied": 0, "reasons": {"late\n": 1}},
+        {"round": 1, "applied": 0, "reasons": {"late": -1}},
+        {"round": 1, "applied": 0, "skipped": {str(i): 1 for i in range(9)}},
+        {"round": 1, "applied": 0, "hashes": {-1: "ab" * 8}},
+        {"round": 1, "applied": 0, "hashes": {1: "AB" * 8}},
+        {"round": 1, "applied": 0, "hashes": {i: "ab" * 8 for i in range(9)}},
+        {"round": 1, "applied": 0, "absent": {"<b>": "down"}},
+        {"round": 1, "applied": 0, "absent": {f"{i:016x}": "down" for i in range(33)}},
         {"round": 1, "applied": 0, "colour": "red"},
         {"round": 1, "applied": 0, "loss": "low"},
         [1, 2],
