@@ -127,6 +127,25 @@ def test_status(told: Told) -> None:
     assert plain.endswith(" my-run: 1 of 2 members answer | round 8 | lag 0 | loss 2.000 | sent 0.00 MB | rejected 0\n")
 
 
+@pytest.mark.usefixtures("swarm")
+@pytest.mark.parametrize("form", ["--json", "--plain", ""])
+def test_status_as_a_page_says_where_it_is(told: Told, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    async def keep(site: Any, *_: object, **__: object) -> None:
+        assert site.address == f"http://127.0.0.1:{site.port}/"
+        places.append(site.address)
+
+    places: list[str] = []
+    monkeypatch.setattr(status, "keep", keep)
+    words = [form] if form else []
+    said = told("status", str(Invite("my-run", (ADDRESS,))), "--web", "--port", "0", *words)
+    if form == "--json":
+        assert one(said) == {"address": places[0]}
+    elif form == "--plain":
+        assert said == f"{places[0]}\n"
+    else:
+        assert said.splitlines()[0] == f"my-run is shown at {places[0]}"
+
+
 def test_doctor(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [Row("clock", "ok", "right"), Row("port", "failure", "7000 is taken", "another one")]
 

@@ -80,6 +80,7 @@ def test_wheel_serves_every_python_and_holds_the_package_only(tmp_path: Path) ->
     assert "thinwire/kernels/libthinwire.so" in names
     assert {"thinwire/cli.py", "thinwire/output.py", "thinwire/suite/examples/multiregion/data.py"} <= names
     assert {f"thinwire/suite/benchmarks/{path}" for path in ("suite/record.py", "lab/home.toml", "report/page.html.j2")} <= names
+    assert "thinwire/comms/swarm/web/page.html" in names
     assert not [name for name in names if "/results/" in name]
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"thinwire"}
     assert not [name for name in names if "test" in name or name.endswith((".pyc", ".cpp", ".h"))]

@@ -88,6 +88,9 @@ def address(port: int = 7000) -> str:
     return f"/ip4/198.51.100.7/tcp/{port}/p2p/{Identity.from_seed(bytes(32)).peer_id}"
 
 
+INVITE = str(Invite("my-run", (address(),)))
+
+
 def test_invite_prints_a_string_that_carries_run_addresses_and_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["invite", "my-run", "--peers", address()])
     first = Invite.parse(capsys.readouterr().out)
@@ -112,6 +115,10 @@ def test_invite_prints_a_string_that_carries_run_addresses_and_a_secret(capsys: 
         (["join", "hello", "--", "true"], "this is no invitation"),
         (["join", "hello"], "what is to be run? say: thinwire join INVITE -- python train.py"),
         (["status", "hello"], "this is no invitation"),
+        (["status", INVITE, "--web", "--once"], "--once looks once and --web goes on; give one of them"),
+        (["status", INVITE, "--port", "7000"], "--host and --port say where the page is; give --web with them"),
+        (["status", INVITE, "--web", "--port", "70000"], "--port is 70000; give one from 0 to 65535"),
+        (["status", INVITE, "--web", "--host", "198.51.100.7"], "give an address of this machine as --host"),
         (["serve", "../etc"], "a run cannot be called"),
         (["serve", "my-run", "--port", "70000"], "--port is 70000"),
         (["chaos", "--members", "1"], "give at least 2 --members"),
@@ -210,7 +217,7 @@ def test_status_shows_members_that_answer_and_those_that_do_not() -> None:
 
 
 def test_status_asks_all_members_and_bears_with_those_that_answer_nonsense() -> None:
-    from thinwire.comms.swarm.cli.status import ask_all
+    from thinwire.comms.swarm.watch import ask_all
 
     async def told() -> dict[bytes, Status | str]:
         net = Network()

@@ -35,7 +35,7 @@ usage: thinwire COMMAND ...
                                run a training script as a member of that swarm
   thinwire invite RUN --peers ADDRESS ...
                                an invite, from addresses of peers that are up
-  thinwire status INVITE       who takes part, rounds, loss, bytes, lag and what was rejected; live
+  thinwire status INVITE       who takes part, rounds, loss, bytes, lag and what was rejected; live (--web: as a page)
   thinwire doctor              what of this machine would stop you: versions, ports, NAT, clock; with the remedy
   thinwire keygen [PATH]       make a member's key
   thinwire verify FOLDER       prove a run from the histories that its members wrote

@@ -3,6 +3,7 @@
     thinwire status tw1...
     thinwire status tw1... --plain --period 60 >> swarm.log
     thinwire status tw1... --json --once
+    thinwire status tw1... --web                                            a page that goes on; --plain and --json print its address alone
 
 It asks the members themselves, as a peer of its own. With an allow-list, give a key that is on it.
 """
@@ -20,12 +21,13 @@ from rich.table import Table
 
 from thinwire.comms.swarm.cli.network import visitor
 from thinwire.comms.swarm.invite import Invite
-from thinwire.comms.swarm.status import MAX_NBYTES, QUESTION, Status, decode
-from thinwire.comms.swarm.transport import Key, PeerError, Transport
-from thinwire.output import Form, one_sentence, parse
+from thinwire.comms.swarm.status import Status
+from thinwire.comms.swarm.transport import Key, PeerError
+from thinwire.comms.swarm.watch import ask_all
+from thinwire.comms.swarm.web.live import keep
+from thinwire.comms.swarm.web.server import PORT, Place, Site
+from thinwire.output import Form, Output, one_sentence, parse
 
-ANSWER_S = 3.0
-MOST = 256  # members that are asked
 MB = 1e6
 
 
@@ -41,28 +43,23 @@ class Options(Form):
     """Look once and end."""
     period: float = 1.0
     """Seconds from one look to the next."""
+    web: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Serve a page that shows it, read-only, until Ctrl-C."""
+    host: str = Place.host
+    """Where --web is served: an address of this machine. Any but its loopback asks for a token, which the printed address holds."""
+    port: int = PORT
+    """TCP port of --web; 0: any that is free."""
 
     def __post_init__(self) -> None:
+        if self.web and self.once:
+            raise ValueError("--once looks once and --web goes on; give one of them")
+        if not self.web and (self.host, self.port) != (Place.host, PORT):
+            raise ValueError("--host and --port say where the page is; give --web with them")
         if not self.period > 0:
             raise ValueError(f"--period is {self.period}; give seconds above 0")
 
 
 Answers = Mapping[Key, Status | str]
-
-
-async def ask_all(node: Transport, run: str) -> dict[Key, Status | str]:
-    """What every announced member says of itself, or why it says nothing."""
-    found = sorted(key for key in await node.lookup(run) if key != node.key)[:MOST]
-    return dict(zip(found, await asyncio.gather(*(_ask(node, key) for key in found)), strict=True))
-
-
-async def _ask(node: Transport, key: Key) -> Status | str:
-    try:
-        return decode(await asyncio.wait_for(node.ask(key, QUESTION, b"", MAX_NBYTES), ANSWER_S))
-    except asyncio.TimeoutError:
-        return "does not answer"
-    except (PeerError, ValueError) as error:
-        return str(error)
 
 
 def table(run: str, answers: Answers) -> Table:
@@ -120,6 +117,8 @@ async def watch(options: Options) -> None:
     """Look until interrupted."""
     invite = Invite.parse(options.invite)
     out = options.output()
+    if options.web:
+        return await page(options, invite, out)
     async with visitor(invite.addresses, options.identity) as node:
         with Live(console=out.people, auto_refresh=False) if out.live else nullcontext() as live:
             while True:
@@ -132,6 +131,18 @@ async def watch(options: Options) -> None:
                 if options.once:
                     return
                 await asyncio.sleep(options.period)
+
+
+async def page(options: Options, invite: Invite, out: Output) -> None:
+    """Show it as a page until interrupted."""
+    with Site(Place(options.host, options.port)) as site:
+        async with visitor(invite.addresses, options.identity) as node:
+            if not out.plain:
+                out.say(f"{invite.run_id} is shown at {site.address}", "Ctrl-C ends the page; the swarm does not notice.")
+            else:
+                out.say(site.address)
+            out.tell({"address": site.address})
+            await keep(site, node, invite.run_id, period_s=options.period)
 
 
 def main(argv: list[str]) -> None:
