@@ -15,9 +15,9 @@ import pytest
 from tests.browser import Browser, needs_chromium
 from thinwire.comms.swarm.identity import Identity
 
-pytestmark = [needs_chromium, pytest.mark.slow]
+pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.timeout(900)]
 
-PATIENCE_S = 200.0
+PATIENCE_S = 200.0  # with each step: eight processes start on two cores
 SCRIPT = """
 import time, torch, thinwire
 from thinwire import SwarmGroup
