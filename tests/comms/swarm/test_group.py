@@ -150,9 +150,7 @@ def test_behind_a_gate_members_send_a_fraction_of_their_payloads_and_count_it(sw
         payload, sent, received = (getattr(now, f) - getattr(then, f) for f in ("payload_sent", "wire_sent", "wire_received"))
         assert 0 < sent < payload / 4  # with heartbeats
         assert 0 < received < payload / 4
-    weights = [torch.cat([p.detach().reshape(-1) for p in member.model.parameters()]) for member in swarm.members]
-    assert torch.equal(*weights)
-    check(swarm)
+    check(swarm)  # of all rounds; after the last one members leave as they come to it, and not with the same weights
 
 
 def test_who_is_killed_is_not_missed(swarm: Swarm) -> None:
