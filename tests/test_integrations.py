@@ -52,6 +52,23 @@ def test_curves_go_to_tensorboard_and_to_runs_that_log() -> None:
         to(object())
 
 
+def test_the_end_of_a_run_is_no_point_of_its_curves() -> None:
+    lines: list[dict[str, float]] = []
+
+    def member(rank: int, group: LocalGroup) -> DiLoCo:
+        net = model()
+        opt = DiLoCo(adamw(net), sync_every=2, group=group, on_round=to(SimpleNamespace(log=lines.append)) if rank == 0 else None)
+        for step in range(4):
+            learn(net, opt, step, rank)
+        opt.close()
+        return opt
+
+    last = run_members(2, member)[0].stats().last
+    assert last is not None
+    assert not last.members  # everybody has said that it is done
+    assert [line["thinwire/members"] for line in lines] == [2, 2]
+
+
 def test_a_real_summary_writer_takes_them(tmp_path: Any) -> None:
     writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter(tmp_path)
     rounds(to(writer))

@@ -35,7 +35,7 @@ def scalars(stats: Stats) -> dict[str, float]:
         "sent_mb": stats.wire_sent / 1e6,
         "received_mb": stats.wire_received / 1e6,
     }
-    if stats.last is not None:
+    if stats.last is not None and not _ends(stats.last):
         told["members"] = float(len(stats.last.members))
     return {PREFIX + name: value for name, value in told.items()}
 
@@ -52,6 +52,11 @@ def of_round(info: RoundInfo) -> dict[str, float]:
     return {PREFIX + name: value for name, value in told.items() if value is not None}
 
 
+def _ends(info: RoundInfo) -> bool:
+    """The round in which everybody has only said that it is done: a curve that ends in its zeros would be misread."""
+    return not info.members and info.error is None
+
+
 def to(logger: Any) -> Callable[[RoundInfo], None]:
     """An `on_round` for a TensorBoard `SummaryWriter` (anything with `add_scalar`), or a wandb or trackio run (anything with `log`).
 
@@ -60,14 +65,15 @@ def to(logger: Any) -> Callable[[RoundInfo], None]:
     if hasattr(logger, "add_scalar"):
 
         def write(info: RoundInfo) -> None:
-            for name, value in of_round(info).items():
+            for name, value in ({} if _ends(info) else of_round(info)).items():
                 logger.add_scalar(name, value, info.round)
 
         return write
     if hasattr(logger, "log"):
 
         def log(info: RoundInfo) -> None:
-            logger.log(of_round(info) | {PREFIX + "round": info.round})
+            if not _ends(info):
+                logger.log(of_round(info) | {PREFIX + "round": info.round})
 
         return log
     raise TypeError(f"{type(logger).__name__} has neither add_scalar nor log; give a SummaryWriter, a wandb run or a trackio run")
