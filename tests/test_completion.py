@@ -1,5 +1,6 @@
 """`thinwire completion`: bash completes with what it prints."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,22 @@ def test_scripts_name_every_verb_and_are_well_formed(shell: str, known: list[Com
     if shutil.which(shell) is None:
         pytest.skip(f"no {shell} here")
     subprocess.run([shell, "-n", str(path)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish here")
+def test_fish_completes_with_it(known: list[Command], tmp_path: Path) -> None:
+    (tmp_path / "thinwire.fish").write_text(script("fish", known))
+
+    def offered(line: str) -> set[str]:
+        code = f"source {tmp_path}/thinwire.fish; complete -C '{line}'"
+        env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        told = subprocess.run(["fish", "--no-config", "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+        return {entry.split("\t")[0] for entry in told.splitlines()}
+
+    assert offered("thinwire st") == {"status"}
+    assert offered("thinwire bench s") == {"scaling", "swarm"}
+    assert offered("thinwire bench scaling --pe") == {"--peers"}
+    assert offered("thinwire serve --trust ") == {"federation", "lan", "open"}
 
 
 def test_a_verb_that_lacks_its_extra_is_told_and_completed_without_options(
