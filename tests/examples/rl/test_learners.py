@@ -130,7 +130,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         each.end()
 
 
-@pytest.mark.slow  # one run in 30 ends in a KeyError of the swarm whose cause is not known yet
+@pytest.mark.slow
 def test_a_learner_that_was_killed_goes_on_from_where_the_others_are(place: Callable[..., Place]) -> None:
     first = place(0, hold=1)
     first.events.wait("update", 1)
