@@ -1,10 +1,12 @@
 """What a wheel must do wherever it is installed: run by path with `python -I` and from another directory.
 
 It prints one JSON object; the first thing that is wrong ends it with status 1 and a sentence. Training in `exact_run` uses numbers that
-every torch computes alike: gradients are differences and learning rates powers of two, so that fused and unfused multiply-adds agree. What comes
-out, and every codec's payload of it, is compared with golden.json; who changes it changes the wire format or its arithmetic, and says why.
+every torch computes alike: gradients are differences and learning rates powers of two, so that fused and unfused multiply-adds agree.
+What comes out, and every codec's payload of it, is compared with golden.json; who changes it changes the wire format or its arithmetic,
+and says why.
 """
 
+# ruff: noqa: E402
 import argparse
 import json
 import os
@@ -19,12 +21,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
+
+_began = time.process_time()
+import thinwire
+
+FIRST_S = time.process_time() - _began  # what it adds to torch, in this process
+
+import numpy
 import xxhash
 from torch import Tensor, nn
 
-import thinwire
 from thinwire.comms import CODECS
 from thinwire.kernels import dispatch, native
 from thinwire.optim.fragment import Fragment
@@ -33,6 +40,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 IMPORT_S = 0.15  # of processor time, over torch's own import
 SHAPES = ((65, 130), (3, 5, 7), (70,), ())
 STEPS = 10
+MEMBERS = 3  # two would never take the direct way over gloo
 METHODS = {
     "DiLoCo": lambda params, group: thinwire.DiLoCo(torch.optim.SGD(params, lr=0.25), sync_every=3, group=group),
     "DiLoCo dct-topk": lambda params, group: thinwire.DiLoCo(torch.optim.SGD(params, lr=0.25), sync_every=3, codec="dct-topk", group=group),
@@ -58,17 +66,15 @@ def installed(wheel: str) -> None:
     require(thinwire.__version__ == version("thinwire") == wheel, f"thinwire calls itself {thinwire.__version__}, its wheel is {wheel}")
 
 
-def import_s() -> float:
-    """Processor seconds of `import thinwire` after torch, in new processes; the least of five, or the first that is short enough."""
+def import_s(known: list[float]) -> float:
+    """The least of what `import thinwire` took in these processes and, while that is too much, in some new ones: machines are busy."""
     code = "import time, torch; start = time.process_time(); import thinwire; print(time.process_time() - start)"
-    least = float("inf")
-    for _ in range(5):
+    known = list(known)
+    while min(known) >= IMPORT_S and len(known) < 8:
         done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=120, check=True)
-        least = min(least, float(done.stdout))
-        if least < IMPORT_S:
-            break
-    require(least < IMPORT_S, f"import thinwire takes {least:.3f} s of processor time over torch, at most {IMPORT_S} are allowed")
-    return least
+        known.append(float(done.stdout))
+    require(min(known) < IMPORT_S, f"import thinwire takes {min(known):.3f} s of processor time over torch, at most {IMPORT_S} are allowed")
+    return min(known)
 
 
 def instruction_sets() -> list[int]:
@@ -110,7 +116,7 @@ def exact_run(method: str, rank: int, group: Any) -> list[Tensor]:
     opt = METHODS[method](params, group)
     for step in range(STEPS):
         opt.zero_grad()
-        noise = tensors(3 + 2 * step + rank)
+        noise = tensors(3 + MEMBERS * step + rank)
         loss(params, [g + n * 0.125 for g, n in zip(goal, noise, strict=True)]).backward()
         opt.step()
     opt.close()
@@ -120,10 +126,10 @@ def exact_run(method: str, rank: int, group: Any) -> list[Tensor]:
 
 
 def on_threads(work: Callable[[int, Any], Any]) -> list[Any]:
-    """`work(rank, group)` on two members of a `LocalGroup`."""
-    groups = thinwire.LocalGroup.world(2, timeout_s=60.0)
+    """`work(rank, group)` on the members of a `LocalGroup`."""
+    groups = thinwire.LocalGroup.world(MEMBERS, timeout_s=120.0)
     try:
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(MEMBERS) as pool:
             return [done.result() for done in [pool.submit(work, rank, group) for rank, group in enumerate(groups)]]
     finally:
         for group in groups:
@@ -135,12 +141,12 @@ def digest(*some: Tensor) -> str:
 
 
 def trained(method: str) -> dict[str, str]:
-    """Digests of the weights, of one that is alone and of two that are not."""
+    """Digests of the weights, of a member that is alone and of those that are not."""
     alone = digest(*exact_run(method, 0, None))
-    one, other = (digest(*weights) for weights in on_threads(lambda rank, group: exact_run(method, rank, group)))
-    require(one == other, f"two members of {method} end with different weights")
-    require(one != alone, f"two members of {method} end as one does that is alone: nothing was exchanged")
-    return {f"{method}, alone": alone, f"{method}, two": one}
+    together = {digest(*weights) for weights in on_threads(lambda rank, group: exact_run(method, rank, group))}
+    require(len(together) == 1, f"members of {method} end with different weights")
+    require(together != {alone}, f"members of {method} end as one does that is alone: nothing was exchanged")
+    return {f"{method}, alone": alone, f"{method}, together": together.pop()}
 
 
 def payloads(weights: list[Tensor], levels: list[int]) -> dict[str, str]:
@@ -206,21 +212,21 @@ def resumes(stop: int = 4) -> None:
     with tempfile.TemporaryDirectory() as folder:
         first = on_threads(lambda rank, group: whole(rank, group, Path(folder), stop))
         again = on_threads(lambda rank, group: resumed(rank, group, Path(folder), stop))
-    require(first[0] == first[1], "two members of DiLoCo over AdamW end with different weights")
+    require(len(set(first)) == 1, "members of DiLoCo over AdamW end with different weights")
     require(first == again, "resuming from a checkpoint changes the weights")
 
 
-# -- two processes ---------------------------------------------------------------------------------------------------------------
+# -- processes -------------------------------------------------------------------------------------------------------------------
 
 RANKED = ("DiLoCo", "DeMo dct-topk")
 
 
-def over_gloo(expected: dict[str, str]) -> None:
-    """Two ranks in the environment that torchrun gives end with the weights of two threads."""
+def over_gloo(expected: dict[str, str]) -> list[float]:
+    """Ranks in the environment that torchrun gives end with the weights of threads; how long importing took them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world = {"WORLD_SIZE": str(MEMBERS), "LOCAL_WORLD_SIZE": str(MEMBERS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-I", __file__, "--rank"],
@@ -228,24 +234,28 @@ def over_gloo(expected: dict[str, str]) -> None:
             stdout=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(MEMBERS)
     ]
+    took = []
     try:
         for rank, process in enumerate(ranks):
-            told = process.communicate(timeout=180)[0]
+            said = process.communicate(timeout=300)[0]
             require(process.returncode == 0, f"rank {rank} over gloo ended with status {process.returncode}")
-            for method, found in json.loads(told).items():
-                require(found == expected[f"{method}, two"], f"two ranks of {method} over gloo end unlike two threads")
+            told = json.loads(said)
+            took.append(told["import_s"])
+            for method, found in told["digests"].items():
+                require(found == expected[f"{method}, together"], f"ranks of {method} over gloo end unlike threads")
     finally:
         for process in ranks:
             process.kill()
             process.wait()
+    return took
 
 
 def rank_main() -> None:
     """What one rank does; the group comes from the environment."""
     rank = int(os.environ["RANK"])
-    print(json.dumps({method: digest(*exact_run(method, rank, None)) for method in RANKED}))
+    print(json.dumps({"import_s": FIRST_S, "digests": {method: digest(*exact_run(method, rank, None)) for method in RANKED}}))
 
 
 # -- all of it -------------------------------------------------------------------------------------------------------------------
@@ -263,7 +273,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description="Whether the installed thinwire works with the torch that is here.")
     options.add_argument("--version", metavar="VERSION", help="what the wheel's name says")
     options.add_argument("--write-golden", action="store_true", help="rewrite golden.json from what the code does now")
-    options.add_argument("--rank", action="store_true", help="be one of two ranks (the environment says which)")
+    options.add_argument("--rank", action="store_true", help="be one rank of several (the environment says which)")
     given = options.parse_args()
     torch.set_num_threads(1)
     if given.rank:
@@ -276,12 +286,13 @@ def main() -> None:
     found = digests(levels)
     if given.write_golden:
         GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+        return
     golden = json.loads(GOLDEN.read_text())
     changed = [name for name in golden if golden[name] != found.get(name)]
     require(not changed and set(golden) == set(found), f"the bits differ from golden.json in: {', '.join(changed) or 'names'}")
     resumes()
-    over_gloo(found)
-    told = {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": numpy.__version__, "import_s": import_s()}
+    least = import_s([FIRST_S, *over_gloo(found)])
+    told = {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": numpy.__version__, "import_s": least}
     print(json.dumps(told | {"instruction_sets": levels, "seconds": time.monotonic() - began}))
 
 

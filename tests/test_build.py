@@ -66,17 +66,14 @@ def test_the_sdist_holds_the_source_and_no_results_caches_or_links(sdist: Path) 
 def test_the_sdist_holds_what_git_knows(sdist: Path) -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("no checkout")
-    known = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    listed = subprocess.run(["git", "ls-files", "-s", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    known = {name: mode.split()[0] for mode, name in (line.split("\t") for line in listed.split("\0") if line)}
     with tarfile.open(sdist) as archive:
-        names = {member.name.removeprefix(f"{NAME}/") for member in archive.getmembers()} - {"PKG-INFO"}
-    left_out = {name for name in known if name and name not in names}
-    assert {re.match(r"benchmarks/results/|src/thinwire/|\.\w*", name)[0] for name in left_out} == {  # type: ignore[index]
-        "benchmarks/results/",
-        "src/thinwire/",
-        ".ci",
-        ".pre",
-    }
-    assert {name for name in left_out if name.startswith("src/")} == {f"src/thinwire/{name}" for name in ("comms", "kernels", "optim")}
+        names = {member.name.removeprefix(f"{NAME}/") for member in archive.getmembers()}
+    links = {name for name, mode in known.items() if mode == "120000"}
+    apart = {name for name in known if name.startswith(("benchmarks/results/", ".ci/", ".pre-commit"))}
+    assert {f"src/thinwire/{name}" for name in ("comms", "kernels", "optim")} <= links
+    assert known.keys() - names == links | apart
 
 
 def test_the_wheel_is_the_same_from_the_checkout_and_from_the_sdist_without_git(sdist: Path, tmp_path: Path) -> None:
