@@ -46,7 +46,7 @@ def the_wheel(folder: Path) -> Path:
     """The one wheel of a folder. Raises `SystemExit` when there is none, or more."""
     found = sorted(folder.glob("*.whl"))
     if len(found) != 1:
-        raise SystemExit(f"{folder} holds {len(found)} wheels, one is attempt at a time: make build")
+        raise SystemExit(f"{folder} holds {len(found)} wheels, one is tested at a time: make build")
     return found[0]
 
 
