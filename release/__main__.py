@@ -53,13 +53,18 @@ def the_wheel(folder: Path) -> Path:
 def installed(wheel: Path) -> Iterator[Outcome]:
     """Outcomes with the torch of this environment, and of every other Python that has one."""
     own = Python(f"{sys.version_info[0]}.{sys.version_info[1]}", sys.version.split()[0], Path(sys.executable))
-    for python in [own, *(python for minor, python in pythons().items() if minor != own.minor)]:
-        found = here(python)
-        if found is not None:
-            version, site = found
-            yield attempt(python, version, wheel, at=site)
-        elif python == own:
-            raise SystemExit(f"{own.path} has no torch: make setup")
+    found = here(own)
+    if found is None:
+        raise SystemExit(f"{own.path} has no torch: make setup")
+    yield attempt(own, found[0], wheel, at=found[1])
+    for minor, python in pythons().items():
+        if minor == own.minor:
+            continue
+        other = here(python)
+        if other is None:
+            yield Outcome(minor, found[0], ABSENT, "that Python has no torch on this machine, and none was downloaded")
+        else:
+            yield attempt(python, other[0], wheel, at=other[1])
 
 
 def everything(wheel: Path, minors: list[str], only: list[str] | None, minutes: float) -> list[Outcome]:

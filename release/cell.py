@@ -102,7 +102,7 @@ def _fetch(interpreter: Path, torch: str) -> str:
     _pip(interpreter, *needs, *CORE)
     why = _runs(interpreter, "import torch")
     made: list[str] = []
-    if "cannot open shared object file" in why:
+    if why:
         where = "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
         found = subprocess.run([str(interpreter), "-I", "-c", where], capture_output=True, text=True, check=True, timeout=60).stdout.strip()
         made = standins.put(Path(found))
