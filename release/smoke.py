@@ -221,13 +221,13 @@ def resumes(stop: int = 4) -> None:
 RANKED = ("DiLoCo", "DeMo dct-topk")
 
 
-def over_gloo(expected: dict[str, str]) -> list[float]:
-    """Ranks in the environment that torchrun gives end with the weights of threads; how long importing took them."""
+def ranks() -> list[dict[str, Any]]:
+    """What each rank says that ends well, in the environment that torchrun gives."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     world = {"WORLD_SIZE": str(MEMBERS), "LOCAL_WORLD_SIZE": str(MEMBERS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [
+    processes = [
         subprocess.Popen(
             [sys.executable, "-I", __file__, "--rank"],
             env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -236,20 +236,22 @@ def over_gloo(expected: dict[str, str]) -> list[float]:
         )
         for rank in range(MEMBERS)
     ]
-    took = []
     try:
-        for rank, process in enumerate(ranks):
-            said = process.communicate(timeout=300)[0]
-            require(process.returncode == 0, f"rank {rank} over gloo ended with status {process.returncode}")
-            told = json.loads(said)
-            took.append(told["import_s"])
-            for method, found in told["digests"].items():
-                require(found == expected[f"{method}, together"], f"ranks of {method} over gloo end unlike threads")
+        said = [process.communicate(timeout=300)[0] for process in processes]
     finally:
-        for process in ranks:
+        for process in processes:
             process.kill()
             process.wait()
-    return took
+    statuses = [process.returncode for process in processes]
+    require(statuses == [0] * MEMBERS, f"ranks over gloo ended with the statuses {statuses}")
+    return [json.loads(text) for text in said]
+
+
+def over_gloo(told: list[dict[str, Any]], expected: dict[str, str]) -> None:
+    """Ranks end with the weights of threads."""
+    for rank in told:
+        for method, found in rank["digests"].items():
+            require(found == expected[f"{method}, together"], f"ranks of {method} over gloo end unlike threads")
 
 
 def rank_main() -> None:
@@ -291,7 +293,9 @@ def main() -> None:
     changed = [name for name in golden if golden[name] != found.get(name)]
     require(not changed and set(golden) == set(found), f"the bits differ from golden.json in: {', '.join(changed) or 'names'}")
     resumes()
-    least = import_s([FIRST_S, *over_gloo(found)])
+    told_by_ranks = ranks()
+    over_gloo(told_by_ranks, found)
+    least = import_s([FIRST_S, *(rank["import_s"] for rank in told_by_ranks)])
     told = {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": numpy.__version__, "import_s": least}
     print(json.dumps(told | {"instruction_sets": levels, "seconds": time.monotonic() - began}))
 

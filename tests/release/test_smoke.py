@@ -29,9 +29,11 @@ def test_a_checkpoint_in_mid_window_changes_nothing() -> None:
 
 def test_processes_end_like_threads() -> None:
     golden = json.loads(smoke.GOLDEN.read_text())
-    smoke.over_gloo(golden)
+    told = smoke.ranks()
+    assert len(told) == smoke.MEMBERS
+    smoke.over_gloo(told, golden)
     with pytest.raises(SystemExit, match="ranks of DiLoCo over gloo end unlike threads"):
-        smoke.over_gloo(golden | {"DiLoCo, together": "another"})
+        smoke.over_gloo(told, golden | {"DiLoCo, together": "another"})
 
 
 def test_another_place_and_another_version_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
