@@ -82,7 +82,7 @@ def everything(wheel: Path, minors: list[str], only: list[str] | None, minutes: 
         elif torch not in offers and not (only and offers):
             outcome = Outcome(minor, torch, ABSENT, why or f"pip finds no torch {torch} for Python {minor}")
         elif time.monotonic() > until:
-            outcome = Outcome(minor, torch, UNTRIED, f"{minutes:.0f} minutes were over")
+            outcome = Outcome(minor, torch, UNTRIED, f"the {minutes:.0f} minutes of this run were over")
         else:
             outcome = attempt(found[minor], torch, wheel)
             kept.put(outcome)

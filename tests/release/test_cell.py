@@ -13,9 +13,8 @@ from release.where import Python
 
 
 def compiled(source: str, path: Path, *options: str) -> None:
-    subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-x", "none", "-o", str(path), *options], input=source, text=True, check=True
-    )
+    command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-x", "none", "-o", str(path), *options]
+    subprocess.run(command, input=source, text=True, check=True)
 
 
 def test_what_is_linked_against_a_library_that_is_not_there_is_loaded_and_told_that_there_is_no_device(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The smoke suite on what is installed here: the digests that it compares other Pythons and torches with are those of this code."""
 
 import json
+import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -38,8 +40,8 @@ def test_processes_end_like_threads() -> None:
 
 def test_another_place_and_another_version_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="expected it in"):
-        smoke.installed(smoke.version("thinwire"))
-    monkeypatch.setattr(smoke.sys, "prefix", "/")
-    smoke.installed(smoke.version("thinwire"))
+        smoke.installed(version("thinwire"))
+    monkeypatch.setattr(sys, "prefix", "/")
+    smoke.installed(version("thinwire"))
     with pytest.raises(SystemExit, match=r"its wheel is 9\.9\.9"):
         smoke.installed("9.9.9")
