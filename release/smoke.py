@@ -41,7 +41,7 @@ IMPORT_S = 0.15  # of processor time, over torch's own import
 SHAPES = ((65, 130), (3, 5, 7), (70,), ())
 STEPS = 10
 MEMBERS = 3  # two would never take the direct way over gloo
-METHODS = {
+METHODS: dict[str, Callable[[Any, Any], Any]] = {
     "DiLoCo": lambda params, group: thinwire.DiLoCo(torch.optim.SGD(params, lr=0.25), sync_every=3, group=group),
     "DiLoCo dct-topk": lambda params, group: thinwire.DiLoCo(torch.optim.SGD(params, lr=0.25), sync_every=3, codec="dct-topk", group=group),
     "DeMo": lambda params, group: thinwire.DeMo(params, lr=2.0**-6, group=group),
