@@ -24,7 +24,8 @@ help:
 	@echo "make bench-kernels  time of the kernels against the speed of memory and against torch, a table"
 	@echo "make chaos          kill, freeze and cut members of a swarm on this machine, then prove that nothing went wrong"
 	@echo "make rl             reinforcement learning: a trainer, 2 workers and a verifier on this machine; ends with rl.png"
-	@echo "make build          a wheel in dist/"
+	@echo "make build          an sdist and a wheel in dist/"
+	@echo "make test-wheel     the wheel of dist/ on every Python and torch that can be had; ARGS=--installed downloads no torch"
 	@echo "make clean          remove $(VENV), $(VENV36) and everything built"
 
 setup: $(STAMP)
@@ -106,8 +107,17 @@ rl: $(STAMP)
 chaos: $(STAMP)
 	$(BIN)/thinwire chaos $(ARGS)
 
+# The same commit gives the same bytes; the wheel is named after the oldest glibc that it runs on. LIBRARY=PATH saves compiling.
+build: export SOURCE_DATE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 315532800))
 build: $(STAMP)
-	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+	rm -rf dist build/dist
+	$(BIN)/python -m build --no-isolation --outdir build/dist --sdist --wheel $(if $(LIBRARY),-C cmake.define.TW_BUILT=$(abspath $(LIBRARY)))
+	PATH="$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/dist/*.whl
+	mv build/dist/*.tar.gz dist
+
+.PHONY: test-wheel
+test-wheel: $(STAMP)
+	$(BIN)/python -m release $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV36) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

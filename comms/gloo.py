@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from torch import Tensor
-from torch._C._distributed_c10d import AllgatherOptions, Store
+from torch._C._distributed_c10d import AllgatherOptions, AllToAllOptions, Store
 from torch.distributed import ProcessGroupGloo
 
 from thinwire.comms.rounds import TransportError
@@ -61,7 +61,9 @@ def all_gather(group: Any, out: Tensor, message: Tensor, timeout_s: float) -> An
 
 def all_to_all(group: Any, out: Tensor, messages: Tensor, timeout_s: float) -> Any:
     """Begin to send slice i of `messages` (size * nbytes,) to member i."""
-    return group.alltoall_base(out, messages, [], [], timedelta(seconds=timeout_s))
+    options = AllToAllOptions()
+    options.timeout = timedelta(seconds=timeout_s)
+    return group.alltoall_base(out, messages, [], [], options)
 
 
 def park(drop: Callable[[], object]) -> threading.Thread:

@@ -8,6 +8,10 @@
 #include <condition_variable>
 #include <mutex>
 
+#ifdef TW_LIBRARY  // not where sanitizers put functions of their own before those of glibc
+#include "glibc.h"
+#endif
+
 namespace {
 
 struct Pool {

@@ -27,7 +27,7 @@ from thinwire.comms.swarm.transport import PeerError
 
 Status = Literal["ok", "warning", "failure"]
 _WRONG_CLOCK_S = 3.0
-_NEEDED = {"torch": "2.10", "numpy": "", "xxhash": "", "hivemind": "1.1", "cryptography": "40", "msgspec": "0.18"}
+_NEEDED = {"torch": "2.8", "numpy": "", "xxhash": "", "hivemind": "1.1", "cryptography": "40", "msgspec": "0.18"}
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,10 @@ usage: thinwire COMMAND ...
   thinwire report RESULTS -o report.html
                                one page with tables and pictures of what was measured
 
-`thinwire COMMAND --help` tells the options. Every command that says something itself takes --json (one object on the standard output,
-`serve` and `status` one a line, nothing else) and --plain (lines for grep and diff); progress and errors go to the standard error.
-Results go to ./results, in a checkout to benchmarks/results. All links but those of `kernels` and `collectives` need root and iproute2.
+`thinwire --version` tells the version, `thinwire COMMAND --help` the options. Every command that says something itself takes --json
+(one object on the standard output, `serve` and `status` one a line, nothing else) and --plain (lines for grep and diff); progress and
+errors go to the standard error. Results go to ./results, in a checkout to benchmarks/results. All links but those of `kernels` and
+`collectives` need root and iproute2.
 
 exit status:
   0    all is well
