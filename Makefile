@@ -48,7 +48,7 @@ COMPUTE := $(addprefix tests/,attacks compat/test_loops.py compat/test_matrix.py
     $(addprefix tests/comms/swarm/,test_explore.py test_messages.py test_simulate.py web/test_chronicle.py web/test_track.py) \
     $(addprefix tests/optim/test_,carry.py gate.py late_landing.py limits.py overlap.py overlap_resume.py resume.py robust.py wrapper_rules.py) \
     $(addprefix tests/examples/rl/test_,buffer.py checks.py judges.py learner.py loss.py proposer.py rewards.py tasks.py tiny.py warmup.py yuma.py) \
-    tests/benchmarks/test_rl.py tests/comms/test_lossless.py tests/comms/test_patch.py tests/test_docs.py
+    $(addprefix tests/benchmarks/test_,report.py rl.py verify.py) tests/examples/rl/test_hf.py tests/comms/test_lossless.py tests/comms/test_patch.py tests/test_docs.py
 test: $(STAMP)
 ifeq ($(strip $(ARGS)),)
 	@failed=0; set -x; $(BIN)/pytest -n auto --maxprocesses 4 $(COMPUTE) || failed=1; \
