@@ -64,16 +64,18 @@ def to(logger: Any) -> Callable[[RoundInfo], None]:
     """
     if hasattr(logger, "add_scalar"):
 
-        def write(info: RoundInfo) -> None:
-            for name, value in ({} if _ends(info) else of_round(info)).items():
-                logger.add_scalar(name, value, info.round)
+        def put(numbers: dict[str, float], at: int) -> None:
+            for name, value in numbers.items():
+                logger.add_scalar(name, value, at)
+    elif hasattr(logger, "log"):
 
-        return write
-    if hasattr(logger, "log"):
+        def put(numbers: dict[str, float], at: int) -> None:
+            logger.log(numbers | {PREFIX + "round": at})
+    else:
+        raise TypeError(f"{type(logger).__name__} has neither add_scalar nor log; give a SummaryWriter, a wandb run or a trackio run")
 
-        def log(info: RoundInfo) -> None:
-            if not _ends(info):
-                logger.log(of_round(info) | {PREFIX + "round": info.round})
+    def tell(info: RoundInfo) -> None:
+        if not _ends(info):
+            put(of_round(info), info.round)
 
-        return log
-    raise TypeError(f"{type(logger).__name__} has neither add_scalar nor log; give a SummaryWriter, a wandb run or a trackio run")
+    return tell
