@@ -38,13 +38,13 @@ class Built:
     congestion: str
 
 
-def address(i: int, *, behind: Sequence[bool] = ()) -> str:
-    """Of region `i`, seen from the others. Not 198.18/15, the range for benchmarks: libp2p drops such addresses.
+def addresses(behind: Sequence[bool]) -> list[str]:
+    """Of all regions, each as the others see it. Not 198.18/15, the range for benchmarks: libp2p drops such addresses.
 
-    Where somebody is `behind` a home router they are of the kind that the Internet has, by which libp2p tells who can be reached; there is
-    no route out of a lab.
+    Where any of them is `behind` a home router they are of the kind that the Internet has, by which libp2p tells who can be reached; there
+    is no route out of a lab.
     """
-    return f"77.77.{i}.1" if any(behind) else f"10.77.{i}.1"
+    return [f"{'77' if any(behind) else '10'}.77.{i}.1" for i in range(len(behind))]
 
 
 def space(tag: str, i: int) -> str:
@@ -57,7 +57,7 @@ def build(spec: dict[str, Any]) -> Built:
     tag, names, nat, links = spec["tag"], spec["names"], spec["nat"], spec["links"]
     offload = not any(map(any, links["loss"]))
     spaces = [space(tag, i) for i in range(len(names))]
-    addresses = [address(i, behind=nat) for i in range(len(names))]
+    seen_as = addresses(nat)
     tuns = []
     for i, (name, behind) in enumerate(zip(names, nat, strict=True)):
         ip("netns", "add", spaces[i])
@@ -65,16 +65,16 @@ def build(spec: dict[str, Any]) -> Built:
         if behind:
             ip("netns", "add", outer)
         tuns.append(namespaces.open_tun(outer, offload=offload))
-        _bring_up(outer, addresses[i], 16)
+        _bring_up(outer, seen_as[i], 16)
         if behind:
             _put_router_between(spaces[i], outer)
         with namespaces.inside(spaces[i]):
             for key in ("tcp_rmem", "tcp_wmem"):
                 namespaces.sysctl(f"net.ipv4.{key}", BUFFERS)
             namespaces.sysctl("net.ipv4.tcp_no_metrics_save", "1")  # no connection learns from the run before
-        _write_hosts(spaces[i], names, addresses, name, f"192.168.{i}.2" if behind else addresses[i])
+        _write_hosts(spaces[i], names, seen_as, name, f"192.168.{i}.2" if behind else seen_as[i])
     namespaces.set_congestion(spaces, links["congestion"])
-    return Built(spaces, addresses, tuns, offload, links["congestion"])
+    return Built(spaces, seen_as, tuns, offload, links["congestion"])
 
 
 def _bring_up(where: str, own: str, prefix: int) -> None:
@@ -103,8 +103,8 @@ def _put_router_between(home: str, router: str) -> None:
         raise LabError(f"nft cannot make a home router: {done.stderr.strip()}; this kernel lacks nf_tables or NAT: leave out nat = true")
 
 
-def _write_hosts(where: str, names: list[str], addresses: list[str], own_name: str, own: str) -> None:
+def _write_hosts(where: str, names: list[str], seen_as: list[str], own_name: str, own: str) -> None:
     lines = ["127.0.0.1 localhost", "::ffff:127.0.0.1 localhost", f"{own} {own_name}"]
-    lines += [f"{there} {name}" for there, name in zip(addresses, names, strict=True) if name != own_name]
+    lines += [f"{there} {name}" for there, name in zip(seen_as, names, strict=True) if name != own_name]
     (ETC / where).mkdir(parents=True, exist_ok=True)
     (ETC / where / "hosts").write_text("\n".join(lines) + "\n")

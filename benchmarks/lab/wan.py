@@ -190,8 +190,7 @@ def open_lab(topology: Topology) -> Iterator[Lab]:
             control = RUN / tag / "control"
             _tell(relay, {"tag": tag, "control": str(control), "links": links(topology)} | _names(topology))
             spaces = tuple(regions.space(tag, i) for i in range(len(topology.regions)))
-            behind = [region.nat for region in topology.regions]
-            addresses = [regions.address(i, behind=behind) for i in range(len(behind))]
+            addresses = regions.addresses([region.nat for region in topology.regions])
             places = tuple(map(_place, (region.name for region in topology.regions), spaces, addresses))
             with contextlib.closing(Control(control, RUN / tag)) as client:
                 yield Lab("namespaces", topology, places, INTERFACE, 1, client, spaces, relay)

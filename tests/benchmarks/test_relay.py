@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.lab.droptail import LEAST_QUEUE_NBYTES
 from benchmarks.lab.namespaces import VNET_HEADER_NBYTES
-from benchmarks.lab.regions import address
+from benchmarks.lab.regions import addresses
 from benchmarks.lab.relay import Internet
 from benchmarks.lab.topology import Topology
 from benchmarks.lab.wan import links
@@ -29,7 +29,7 @@ class World:
             theirs.setblocking(False)
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.regions = [theirs for _, theirs in pairs]
-        self.net = Internet([ours.fileno() for ours, _ in pairs], [address(i) for i in range(len(pairs))])
+        self.net = Internet([ours.fileno() for ours, _ in pairs], addresses([False] * len(pairs)))
         self.shape(**shape)
 
     def shape(self, **shape: Any) -> None:
