@@ -27,6 +27,7 @@ KINDS = {
     "join and die": Kind(2),
     "slow": Kind(2, (1.0, 3.0)),
     "cut": Kind(3, (0.5, 2.0, 6.0), cuts=True),  # one or two members from the others
+    "hole": Kind(2, (1.0, 4.0, 12.0), cuts=True),  # two members from each other, while the rest hears both
     "flap": Kind(1, (0.2,), cuts=True),  # its link goes down and up, five times
     "bootstrap": Kind(1),
     "storm": Kind(1),  # three newcomers at once, which leave again

@@ -46,8 +46,8 @@ class Nemesis:
         """Do it; False where nobody is there whom it could hit."""
         able: dict[str, Callable[[Fault], bool]] = {
             "kill": self._kill, "freeze": self._freeze, "leader": self._leader, "join and die": self._join_and_die, "slow": self._slow,
-            "cut": self._cut, "flap": self._flap, "bootstrap": self._bootstrap, "storm": self._storm, "leave": self._leave,
-            "all but one": self._all_but_one, "disk full": self._disk,
+            "cut": self._cut, "hole": self._hole, "flap": self._flap, "bootstrap": self._bootstrap, "storm": self._storm,
+            "leave": self._leave, "all but one": self._all_but_one, "disk full": self._disk,
         }  # fmt: skip
         return able[fault.kind](fault)
 
@@ -126,6 +126,15 @@ class Nemesis:
             return False
         several = len(self.swarm.up()) > 3 and fault.pick * 1000 % 1 < 0.5
         self.swarm.cut([victim, *[other for other in self.swarm.up() if other is not victim][:several]])
+        self._later(fault.seconds, self.swarm.heal)
+        return True
+
+    def _hole(self, fault: Fault) -> bool:
+        victim = self._victim(fault)
+        others = [member for member in self._living() if member is not victim]
+        if victim is None or len(others) < 2 or self.swarm.is_cut:
+            return False
+        self.swarm.cut([victim], [others[int(fault.pick * 1000 % 1 * len(others))]])
         self._later(fault.seconds, self.swarm.heal)
         return True
 

@@ -29,8 +29,8 @@ class Places(Protocol):
 
     def namespace(self, place: int) -> str: ...
     def address(self, place: int) -> str: ...
-    def cut(self, places: Collection[int]) -> None:
-        """Packets between these places and all others vanish."""
+    def cut(self, places: Collection[int], others: Collection[int] | None = None) -> None:
+        """Packets between these places and others (None: all others) vanish."""
         ...
 
     def heal(self) -> None:
@@ -75,9 +75,9 @@ class Net:
     def address(self, place: int) -> str:
         return f"10.78.0.{place + 1}"
 
-    def cut(self, places: Collection[int]) -> None:
-        rest = [place for place in range(self._places) if place not in places]
-        for place in range(self._places):
+    def cut(self, places: Collection[int], others: Collection[int] | None = None) -> None:
+        rest = [place for place in range(self._places) if place not in places] if others is None else others
+        for place in (*places, *rest):
             self._drop(place, rest if place in places else places)
 
     def heal(self) -> None:
@@ -132,8 +132,8 @@ class LabNet:
     def address(self, place: int) -> str:
         return self._lab.places[place].address
 
-    def cut(self, places: Collection[int]) -> None:
-        self._lab.cut(*places)
+    def cut(self, places: Collection[int], others: Collection[int] | None = None) -> None:
+        self._lab.cut(*places, others=None if others is None else list(others))
 
     def heal(self) -> None:
         self._lab.cut(*range(len(self._lab.places)), mend=True)

@@ -45,7 +45,7 @@ def record(chaos: Chaos, verdict: Verdict, left: Sequence[int], settings: dict[s
             "hangs": len(watch.hangs) + len(chaos.stuck),
             "kills": sum(map(len, watch.recoveries.values())),
             "joins": len(watch.joins),
-            "throughput_kept": kept(chaos),
+            **kept(chaos),
             "wall_s": round(chaos.seconds, 1),
             "missed": len(chaos.missed),
             "violations": sum(verdict.broken.values()),
@@ -59,15 +59,21 @@ def record(chaos: Chaos, verdict: Verdict, left: Sequence[int], settings: dict[s
     )
 
 
-def kept(chaos: Chaos) -> float | None:
-    """Training steps a second of a member under faults, over those before the first."""
-    return round(chaos.rate / chaos.calm_rate, 4) if chaos.calm_rate else None
+def kept(chaos: Chaos) -> dict[str, float | None]:
+    """Training under faults over training in calm: steps a second of a member that is there, and steps of the swarm, with those away."""
+    calm, done = chaos.calm.rate, chaos.done
+    whole = calm * done.wall_s * chaos.swarm.size
+    return {
+        "throughput_kept": round(done.rate / calm, 4) if calm else None,
+        "work_kept": round(done.steps / whole, 4) if whole else None,
+    }
 
 
 def table(records: Sequence[Record]) -> Table:
     """One row a run; recovery is p50 / p99 of the seconds to the next committed round, and of how many kills."""
     made = Table(title="chaos: faults, and what came of them", title_justify="left")
-    headings = ("run", "rounds", "divergent", "hangs", *(f"after {kind}" for kind in KILLS), "joins", "throughput kept", "verdict")
+    kills = (f"after {kind}" for kind in KILLS)
+    headings = ("run", "rounds", "divergent", "hangs", *kills, "joins", "throughput kept", "work kept", "verdict")
     for heading in headings:
         made.add_column(heading, justify="left" if heading in ("run", "verdict") else "right")
     for one in records:
@@ -77,10 +83,15 @@ def table(records: Sequence[Record]) -> Table:
             *(f"{numbers[name] or 0:.0f}" for name in ("rounds", "divergent", "hangs")),
             *(span(one.seconds.get(f"recovery, {kind}")) for kind in KILLS),
             span(one.seconds.get("join")),
-            "-" if numbers["throughput_kept"] is None else f"{numbers['throughput_kept']:.1%}",
+            *(percent(numbers.get(name)) for name in ("throughput_kept", "work_kept")),
             "green" if one.status == OK else one.reason,
         )
     return made
+
+
+def percent(part: float | None) -> str:
+    """Of what would have been without faults."""
+    return "-" if part is None else f"{part:.1%}"
 
 
 def span(found: Percentiles | None) -> str:

@@ -1,6 +1,7 @@
 """Run a plan of faults against a swarm: strike, watch, wait until it has healed, and strike again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,8 +9,9 @@ from benchmarks.chaos.faults import Fault
 from benchmarks.chaos.fleet import Member
 from benchmarks.chaos.nemesis import Nemesis
 from benchmarks.chaos.swarm import BOOTSTRAP, Swarm
+from benchmarks.chaos.watch import Done
 
-CALM_ROUNDS = 10  # before the first fault and after the last: throughput is measured against these
+CALM_ROUNDS = 10  # before the first fault and after the last, which are calm
 HEAL_S = 60.0  # for everybody to be there again: longer is a hang
 START_S = 240.0  # for the first time: everything is imported once
 LEAVE_S = 30.0
@@ -22,7 +24,10 @@ class ChaosError(RuntimeError):
 
 @dataclass
 class Chaos:
-    """One run; `tell` gets a line for a person now and then. `every_s` is the time from one fault to the next, at least."""
+    """One run; `tell` gets a line for a person now and then. `every_s` is the time from one fault to the next, at least.
+
+    Throughput is measured against the calm of the same run: before the first fault, after the last, and the second half of each `every_s`.
+    """
 
     swarm: Swarm
     faults: Sequence[Fault]
@@ -31,8 +36,8 @@ class Chaos:
     calm_rounds: int = CALM_ROUNDS
     missed: list[str] = field(default_factory=list)  # faults that found nobody to hit
     stuck: list[str] = field(default_factory=list)  # who was not there in HEAL_S
-    calm_rate: float = 0.0  # steps a second of a member
-    rate: float = 0.0
+    calm: Done = field(default_factory=Done)
+    done: Done = field(default_factory=Done)  # from the first fault until all have come back from the last
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -47,28 +52,37 @@ class Chaos:
         self.swarm.begin()
         if not self._until(lambda: self._calm(1), START_S):
             raise ChaosError(f"the swarm did not come up in {START_S:g} s; up: {self.watch.up()}")
-        before = self._calm_rate()
-        self.watch.restart_rate(self.clock())
+        self._rest()
+        before = self.watch.done(self.clock())
         for fault in self.faults:
             self._strike(fault)
         self._heal(2)
-        self.rate = self.watch.rate(self.clock())
-        self.calm_rate = (before + self._calm_rate()) / 2  # other programs come and go
+        self.done = self.watch.done(self.clock()) - before
+        self._rest()
         self._leave()
         self.seconds = self.clock() - began
 
-    def _calm_rate(self) -> float:
-        """Steps a second of a member while nothing happens."""
+    def _rest(self) -> None:
+        """A while in which nothing happens."""
         self._mark()
-        self.watch.restart_rate(self.clock())
-        self._until(lambda: self._calm(self.calm_rounds))
-        return self.watch.rate(self.clock())
+        with self._in_calm():
+            self._until(lambda: self._calm(self.calm_rounds))
+
+    @contextmanager
+    def _in_calm(self) -> Iterator[None]:
+        before = self.watch.done(self.clock())
+        yield
+        self.calm += self.watch.done(self.clock()) - before
 
     def _strike(self, fault: Fault) -> None:
         overlaps = fault.overlaps and len(self.swarm.up()) > 1 and not self.every_s
         if not overlaps:
             self._heal(fault.rounds)
-        self._until(lambda: self.clock() - self._last >= self.every_s, limit_s=self.every_s + 1)
+        self._wait(self._last + self.every_s / 2)
+        if self._calm(0):
+            with self._in_calm():
+                self._wait(self._last + self.every_s)
+        self._wait(self._last + self.every_s)
         self._mark()
         self._last = self.clock()
         if self.nemesis.strike(fault):
@@ -76,6 +90,9 @@ class Chaos:
         else:
             self.missed.append(str(fault))
         self.tell(f"{fault.number + 1}/{len(self.faults)} {fault}; {self.watch.rounds} rounds, {len(self.watch.hangs)} hangs")
+
+    def _wait(self, until: float) -> None:
+        self._until(lambda: self.clock() >= until, limit_s=self.every_s + 1)
 
     def _heal(self, rounds: int) -> None:
         """Wait until everybody is there and `rounds` have passed for all."""

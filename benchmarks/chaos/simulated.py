@@ -18,7 +18,7 @@ TRAPS = {
     "start": "have", "propose before": "propose-none", "propose half": "propose-half", "propose after": "propose", "accept heard": "accept",
     "commit before": "decided", "commit half": "decided", "commit after": "decided", "apply": "decided",
 }  # fmt: skip
-ELSEWHERE = ("bootstrap", "disk full")  # faults that the simulator has not: it knows no DHT and no disk
+ELSEWHERE = ("bootstrap", "disk full", "hole")  # faults that the simulator has not: it knows no DHT, no disk and no ways around
 
 
 def events_of(faults: Sequence[Fault], members: int) -> list[Event]:

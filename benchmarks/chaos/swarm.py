@@ -103,11 +103,12 @@ class Swarm:
             member.signal(signal.SIGKILL)
         return bool(found)
 
-    def cut(self, members: Sequence[Member]) -> None:
-        """From all others."""
+    def cut(self, members: Sequence[Member], others: Sequence[Member] | None = None) -> None:
+        """These from others; None: from all others."""
         assert self.net is not None
         self.is_cut = True
-        self.net.cut([self._places[member.identity] for member in members])
+        rest = None if others is None else [self._places[member.identity] for member in others]
+        self.net.cut([self._places[member.identity] for member in members], rest)
 
     def heal(self) -> None:
         """All reach each other again."""

@@ -8,14 +8,33 @@ HANG_S = 10.0  # without any round while a member is up
 _KEPT = 4096
 
 
+@dataclass(frozen=True)
+class Done:
+    """What members have trained: `steps` of all of them, in `member_s` seconds that one of them was there, `wall_s` on the clock."""
+
+    steps: int = 0
+    member_s: float = 0.0
+    wall_s: float = 0.0
+
+    def __add__(self, other: "Done") -> "Done":
+        return Done(self.steps + other.steps, self.member_s + other.member_s, self.wall_s + other.wall_s)
+
+    def __sub__(self, other: "Done") -> "Done":
+        return Done(self.steps - other.steps, self.member_s - other.member_s, self.wall_s - other.wall_s)
+
+    @property
+    def rate(self) -> float:
+        """Steps a second of a member that is there."""
+        return self.steps / self.member_s if self.member_s > 0 else 0.0
+
+
 @dataclass
 class Seen:
-    """One incarnation: `steps` of training by its own count, of which `before` are not counted; `since` is when it joined (s)."""
+    """One incarnation: `steps` of training by its own count; `since` is when it joined (s)."""
 
     born: float
     since: float | None = None
     steps: int = 0
-    before: int = 0
     round: int = -1
     rounds: int = 0
     frozen: bool = False
@@ -78,7 +97,7 @@ class Watch:
         one = self.seen.pop(name)
         if one.since is not None:
             self._trained_s += now - one.since
-            self._steps += one.steps - one.before
+            self._steps += one.steps
 
     def look(self, now: float) -> str | None:
         """Time has passed; what hangs, once a hang."""
@@ -95,19 +114,11 @@ class Watch:
         """Who is a member and runs."""
         return sorted(name for name, one in self.seen.items() if one.since is not None and not one.frozen)
 
-    def rate(self, now: float) -> float:
-        """Training steps a second of a member, over the time that members were there."""
+    def done(self, now: float) -> Done:
+        """By all members, also those that have ended, until now."""
         live = [one for one in self.seen.values() if one.since is not None]
         seconds = self._trained_s + sum(now - (one.since or now) for one in live)
-        return (self._steps + sum(one.steps - one.before for one in live)) / seconds if seconds > 0 else 0.0
-
-    def restart_rate(self, now: float) -> None:
-        """Count the rate from here."""
-        self._trained_s, self._steps = 0.0, 0
-        for one in self.seen.values():
-            one.before = one.steps
-            if one.since is not None:
-                one.since = now
+        return Done(self._steps + sum(one.steps for one in live), seconds, now)
 
     def _progress(self, at: float) -> None:
         self.rounds += 1

@@ -23,10 +23,11 @@ from thinwire.comms.swarm.effects import Decided, Effect, Push, Record, Rejoin, 
 from thinwire.comms.swarm.envelope import EnvelopeError, Envelopes, Place
 from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.machine import Machine
-from thinwire.comms.swarm.messages import RefusedMessage, pack, unpack
+from thinwire.comms.swarm.messages import Message, RefusedMessage, pack, unpack
 from thinwire.comms.swarm.sealed import SEAL_NBYTES, Sealed, seal, unseal
 from thinwire.comms.swarm.transport import PeerError, Transport
 from thinwire.comms.swarm.view import Key, Slot
+from thinwire.comms.swarm.ways import LOOK_S, Ways
 from thinwire.comms.wire import HEADER_NBYTES, Header, WireError, bytes_of
 
 log = logging.getLogger("thinwire")
@@ -75,7 +76,7 @@ class Driver:
         self._on_settled, self._on_astray = on_settled, on_astray
         self._frames: dict[bytes, Sealed] = {}  # opened payloads by digest, until their slot is over
         self._blob_nbytes: int | None = None  # of a payload: all of a run have one size
-        self._fetching: set[bytes] = set()
+        self._fetches: dict[tuple[bytes, frozenset[Key]], asyncio.Task[None]] = {}  # of a digest, from whom
         self._pushing: set[tuple[Key, bytes]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
@@ -83,6 +84,10 @@ class Driver:
         self._closed = False
         self.own: tuple[Slot, bytes] | None = None  # this member's last payload
         self._at: Slot | None = None  # where the group is: the slot that it asked for last
+        self._ways = Ways(
+            transport, word=self._word, deliver=self._open, push=self._give, turned=self._turned, patience_s=self.machine.silence_s
+        )
+        self._looking = self._loop.call_later(LOOK_S, self._look)
         transport.on_message, transport.on_blob, transport.accept_blob = self._message, self._blob, self._accepts
         transport.on_up, transport.on_down = self._up, self._down
 
@@ -127,6 +132,7 @@ class Driver:
     def close(self) -> None:
         """Take no part any more."""
         self._closed = True
+        self._looking.cancel()
         if self._alarm is not None:
             self._alarm.cancel()
         for task in self._tasks:
@@ -139,6 +145,12 @@ class Driver:
     def _message(self, peer: Key, data: bytes) -> None:
         if self._closed:
             return
+        self._ways.heard(peer, self._now())
+        if not self._ways.take(peer, data, self._now()):
+            self._open(peer, data)
+
+    def _open(self, peer: Key, data: bytes, genuine: Callable[[], None] = lambda: None) -> None:
+        """A message that `peer` has sent, whoever has brought it."""
         try:
             letter = self._envelopes.open(data, peer)
             message = unpack(letter.body)
@@ -147,13 +159,21 @@ class Driver:
         except RefusedMessage:
             self.transport.refused["message"] += 1
             return
+        genuine()
         self._do(self.machine.receive(peer, letter.nonce, message, self._now()))
 
     def _up(self, peer: Key) -> None:
-        self._do(self.machine.up(peer, self._now()))
+        self._ways.heard(peer, self._now())
+        self._turned(peer, True)
 
     def _down(self, peer: Key) -> None:
-        self._do(self.machine.down(peer, self._now()))
+        if self._ways.down(peer, self._now()):
+            self._turned(peer, False)
+            if not self._closed and peer in self.machine.others:
+                self._ways.seek(peer, self.machine.others, self._now())
+
+    def _turned(self, peer: Key, up: bool) -> None:
+        self._do((self.machine.up if up else self.machine.down)(peer, self._now()))
 
     def _accepts(self, peer: Key, digest: bytes, nbytes: int) -> bool:
         """Only members push, and only what is as large as this member's own payload; before that is known, up to what a frame can be."""
@@ -180,6 +200,7 @@ class Driver:
             self.transport.refused["payload of another slot"] += 1
             return False
         self._frames[digest] = sealed
+        self._ways.holds(digest)
         self._do(self.machine.holds(slot, sealed.key, digest, len(data), self._now()))
         return True
 
@@ -190,16 +211,14 @@ class Driver:
             if self._closed:
                 return
             if isinstance(effect, Send):
-                data = self._envelopes.seal(pack(effect.message), Place(self._plan, self.machine.epoch))
+                data = self._seal(effect.message)
                 for peer in effect.to:
-                    self.transport.send(peer, data)
+                    self._ways.send(peer, data, self._now())
             elif isinstance(effect, Push):
                 for peer in effect.to:
                     self._push(peer, effect.digest)
             elif isinstance(effect, Want):
-                if effect.digest not in self._fetching:
-                    self._fetching.add(effect.digest)
-                    self._spawn(self._fetch(effect))
+                self._want(effect)
             elif isinstance(effect, Decided):
                 self._decided(effect.decision)
             elif isinstance(effect, Rejoin):
@@ -208,7 +227,21 @@ class Driver:
                 self._journal.append(effect.kind, **effect.fields)
         self._set_alarm()
 
+    def _seal(self, message: Message) -> bytes:
+        return self._envelopes.seal(pack(message), Place(self._plan, self.machine.epoch))
+
+    def _word(self) -> bytes:
+        return self._seal(self.machine.beat())
+
+    def _give(self, peer: Key, digest: bytes) -> bool:
+        """Send a payload on that another member cannot send itself."""
+        if digest in self._frames:
+            self._push(peer, digest)
+        return digest in self._frames
+
     def _push(self, peer: Key, digest: bytes) -> None:
+        if self._ways.send_on(peer, digest, self._now()):
+            return
         blob = self.transport.blobs.get(digest)
         if blob is None or (peer, digest) in self._pushing:
             return
@@ -221,18 +254,28 @@ class Driver:
 
         self.transport.push(peer, blob).add_done_callback(over)
 
-    async def _fetch(self, want: Want) -> None:
+    def _want(self, want: Want) -> None:
+        """Fetch a payload from those that are heard; a second time beside the first when that asks others, who may be silent by now."""
+        known = list(dict.fromkeys((*want.holders, *self.machine.others)))
+        holders = [key for key in known if self._ways.hears(key, self._now())] or known
+        fetch = want.digest, frozenset(holders)
+        if fetch not in self._fetches and sum(digest == want.digest for digest, _ in self._fetches) < 2:
+            self._fetches[fetch] = self._spawn(self._fetch(want, holders))
+
+    async def _fetch(self, want: Want, holders: Sequence[Key]) -> None:
         try:
-            holders = dict.fromkeys((*want.holders, *self.machine.others))
-            data = await self.transport.fetch(want.digest, want.nbytes, list(holders))
+            data = await self.transport.fetch(want.digest, want.nbytes, holders)
             blob = Blob(want.digest, data)
             self.transport.blobs.put(blob)
-            self._fetching.discard(want.digest)
+            del self._fetches[want.digest, frozenset(holders)]
+            for (digest, _), other in self._fetches.items():
+                if digest == want.digest:
+                    other.cancel()
             self._take(want.digest, data, (want.slot, want.key))
         except PeerError as error:  # the machine asks again
             log.debug("payload of round %d: %s", want.slot.round, error)
         finally:
-            self._fetching.discard(want.digest)
+            self._fetches.pop((want.digest, frozenset(holders)), None)
 
     def _decided(self, decision: Decision) -> None:
         frames = {key: self._frames[digest].frame for key, digest, _ in decision.counted}
@@ -281,10 +324,15 @@ class Driver:
         if not self._closed:
             self._do(self.machine.tick(self._now()))
 
+    def _look(self) -> None:
+        self._ways.look(self.machine.others, self._now())
+        self._looking = self._loop.call_later(LOOK_S, self._look)
+
     def _now(self) -> float:
         return self._loop.time()
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> "asyncio.Task[None]":
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

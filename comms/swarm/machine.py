@@ -103,6 +103,14 @@ class Machine:
         """How long a round under way may usefully be waited for."""
         return self._patience.gather_s() + self._patience.straggle_s()
 
+    def silence_s(self) -> float:
+        """Without a word from a member, before it counts as silent."""
+        return self._seat.silence.seconds()
+
+    def beat(self) -> m.Beat:
+        """What this member says of itself now."""
+        return self._seat.beat()
+
     def present(self) -> tuple[Key, ...]:
         """The members that can take part now, ascending."""
         return tuple(sorted(self._seat.presence.present))

@@ -23,7 +23,7 @@ from benchmarks.chaos.net import Net, can_cut
 from benchmarks.chaos.run import Chaos, ChaosError
 from benchmarks.chaos.simulated import events_of, play
 from benchmarks.chaos.swarm import Swarm
-from benchmarks.chaos.watch import Watch
+from benchmarks.chaos.watch import Done, Watch
 from benchmarks.lab.namespaces import inside
 from benchmarks.suite.record import OK, append, read
 from tests.benchmarks.chaos_toy import ToySpecs, failing, toy, toy_bootstrap
@@ -108,11 +108,23 @@ def test_two_states_of_one_round_are_divergent_but_not_in_two_epochs() -> None:
 def test_the_rate_counts_steps_over_the_time_as_a_member() -> None:
     watch = watched("a", "b")
     applied(watch, "a", 2.0, 0, steps=100)
-    watch.restart_rate(11.0)
+    before = watch.done(11.0)
     applied(watch, "a", 12.0, 1, steps=120)
     applied(watch, "b", 12.0, 1, steps=10)
     watch.ended("b", 12.0)
-    assert watch.rate(12.0) == pytest.approx(30 / 2)
+    after = watch.done(13.0) - before
+    assert after == Done(steps=30, member_s=3.0, wall_s=2.0)
+    assert after.rate == pytest.approx(10)
+    assert Done().rate == 0
+
+
+def test_what_is_kept_is_told_of_members_that_are_there_and_of_the_swarm(tmp_path: Path) -> None:
+    with Fleet() as fleet:
+        run = chaos(tmp_path, fleet, 0)
+    run.calm, run.done = Done(1000, 100.0, 30.0), Done(2500, 260.0, 100.0)
+    assert rows.kept(run) == {"throughput_kept": round(2500 / 260 / 10, 4), "work_kept": round(2500 / (10 * 100 * 3), 4)}
+    run.calm = Done()
+    assert rows.kept(run) == {"throughput_kept": None, "work_kept": None}
 
 
 # -- the run -------------------------------------------------------------------------------------------------------------------
@@ -135,7 +147,8 @@ def test_a_run_strikes_all_its_faults_heals_and_verifies(tmp_path: Path) -> None
     assert not run.stuck
     assert not watch.divergent
     assert sum(map(len, watch.recoveries.values())) > 3
-    assert run.rate > 0
+    assert run.done.rate > 0
+    assert 0 < run.calm.wall_s < run.seconds
     verdict = check(tmp_path)
     assert verdict.green, verdict.violations[:3]
     assert verdict.checked["same state"] > 100
@@ -145,7 +158,7 @@ def test_a_run_strikes_all_its_faults_heals_and_verifies(tmp_path: Path) -> None
     assert sum(count or 0 for name, count in kept.numbers.items() if name.startswith("struck: ")) == 15
     append(tmp_path / "chaos.results", kept)
     assert read(tmp_path / "chaos.results") == [kept]
-    console = Console(width=200, record=True, file=io.StringIO())
+    console = Console(width=240, record=True, file=io.StringIO())
     console.print(rows.table([kept, rows.record(run, verdict, [123], settings)]))
     told = console.export_text()
     assert "15 events, 3 members, seed 1" in told
@@ -317,6 +330,12 @@ def reaches(net: Net, a: int, b: int) -> bool:
 def test_places_are_cut_off_and_healed_and_gone_at_the_end() -> None:
     with Net(3) as net:
         assert reaches(net, 0, 1)
+        net.cut([0], [1])
+        assert not reaches(net, 0, 1)
+        assert not reaches(net, 1, 0)
+        assert reaches(net, 0, 2)
+        assert reaches(net, 2, 1)
+        net.heal()
         net.cut([0])
         assert not reaches(net, 0, 1)
         assert not reaches(net, 1, 0)

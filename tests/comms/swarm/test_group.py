@@ -212,6 +212,43 @@ def test_who_was_cut_off_comes_back(swarm: Swarm) -> None:
     check(swarm)
 
 
+@pytest.mark.parametrize("loud", [True, False], ids=["loud", "silent"])
+@pytest.mark.parametrize("members", [3, 4])
+def test_two_that_cannot_talk_to_each_other_count_through_the_rest(swarm: Swarm, members: int, loud: bool) -> None:
+    for _ in range(members):
+        swarm.add()
+        swarm.members[0].rounds(1, counted=len(swarm.members))
+    a, b, *_ = swarm.members
+    epoch = a.group._driver.machine.epoch
+    swarm.network.cut(a.key, b.key, loud=loud)
+    a.rounds(1)
+    began = time.monotonic()
+    a.wait(lambda m: m.counted == members and time.monotonic() - began > 2)  # silence is noticed after 1 to 1.5 s
+    counted = []
+    for _ in range(10):
+        a.rounds(1)
+        counted.append((a.counted, b.counted))
+    assert counted.count((members, members)) >= 8, counted
+    swarm.network.join(a.key, b.key)
+    a.rounds(2, counted=members)
+    assert {member.group._driver.machine.epoch for member in swarm.members} == {epoch}  # nobody went on alone
+    swarm.stop()
+    check(swarm)
+
+
+def test_a_newcomer_that_cannot_reach_one_of_the_members_comes_in(swarm: Swarm) -> None:
+    for _ in range(3):
+        swarm.add()
+        swarm.members[0].rounds(1, counted=len(swarm.members))
+    newcomer = Member(swarm, first=False)
+    swarm.network.cut(swarm.members[0].key, newcomer.key, loud=True)
+    swarm.members.append(newcomer)
+    newcomer.future = swarm.pool.submit(newcomer.train)
+    swarm.members[0].rounds(3, counted=4)
+    swarm.stop()
+    check(swarm)
+
+
 def test_an_incarnation_that_is_over_says_so_and_has_no_say_in_the_next(swarm: Swarm) -> None:
     a, b = swarm.add(), swarm.add()
     a.rounds(3, counted=2)
