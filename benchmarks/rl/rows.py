@@ -1,9 +1,11 @@
 """The rows of the table: how learners of one small policy are fed, and what each row must reach."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.rl.judged import Judged
+from benchmarks.rl.proposed import Proposed
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Row:
     sync_every: int = 10
     nesterov: bool = False  # outer momentum, the default of dense codecs, instead of plain averaging
     judged: Judged = "nobody"  # who gives the rewards instead of the environment
+    proposed: Proposed = "nobody"  # who names the level of each update, where tasks have levels
 
     def __post_init__(self) -> None:
         if min(self.learners, self.groups) < 1 or min(self.foreign, self.staleness) < 0:
@@ -30,6 +33,8 @@ class Row:
             raise ValueError(f"{self.name}: {self.foreign} foreign groups, but the others have {self.groups * (self.learners - 1)}")
         if self.codec is not None and self.learners < 2:
             raise ValueError(f"{self.name}: one learner has nobody to average with")
+        if self.proposed != "nobody" and (self.staleness or self.learners > 1):
+            raise ValueError(f"{self.name}: levels are named for one learner, on policy")
 
 
 ROWS: dict[str, Row] = {
@@ -50,13 +55,19 @@ ROWS: dict[str, Row] = {
         Row("judges-honest", "rewards of 3 honest judges, clipped median", judged="honest"),
         Row("judges-median", "rewards of 3 judges, one adversarial, clipped median", judged="median"),
         Row("judges-mean", "the same, mean of their scores", judged="mean"),
+        Row("levels-proposer", "2 to 8 digits, the proposer names how many", proposed="proposer"),
+        Row("levels-in-turn", "2 to 8 digits in turn", proposed="in turn"),
+        Row("levels-hardest", "8 digits", proposed="hardest"),
     )
 }
 QUICK = ("stale-0", "stale-16", "stale-16-own")
 
 
-def checks(medians: dict[str, dict[int, float]], bytes_ratio: float | None) -> dict[str, bool]:
-    """What had to hold, of the rows that are there: `medians` over seeds of the accuracy after so many updates."""
+def checks(medians: dict[str, dict[int, float]], bytes_ratio: float | None, solve_rates: Sequence[float | None] = ()) -> dict[str, bool]:
+    """What had to hold, of the rows that are there: `medians` over seeds of the accuracy after so many updates.
+
+    `solve_rates`: with the proposer, of updates 21 to 30, of each seed.
+    """
     found: dict[str, bool] = {}
 
     def at(name: str, updates: int) -> float | None:
@@ -78,5 +89,6 @@ def checks(medians: dict[str, dict[int, float]], bytes_ratio: float | None) -> d
     hold("4 + 4 shared >= 4 + 0 by .05", shared, alone, so=(shared or 0) >= (alone or 0) + 0.05)
     hold("1 of 3 judges adversarial, clipped median: >= .65", judged_median, so=(judged_median or 0) >= 0.65)
     hold("1 of 3 judges adversarial, mean: < .4", judged_mean, so=(judged_mean or 0) < 0.4)
+    hold("proposer: .3 to .7 are solved in updates 21 to 30", *solve_rates or (None,), so=all(0.3 <= (r or 0) <= 0.7 for r in solve_rates))
     hold("int4 averaging sends <= 1/50 of DDP's bytes", bytes_ratio, so=(bytes_ratio or 0) >= 50)
     return found

@@ -13,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 import thinwire
 from benchmarks.rl.judged import judging
+from benchmarks.rl.proposed import Course
 from benchmarks.rl.rows import Row
 from examples.rl.averaging import averaging
 from examples.rl.environment import Environment
@@ -57,6 +58,8 @@ class Place:
         self._generator = torch.Generator().manual_seed(1_000 * seed + rank)
         self._run, self._waiting, self._made = f"seed {seed}", deque[list[RolloutGroup]](), 0
         self._judge = judging(row.judged, environment)
+        self._course = None if row.proposed == "nobody" else Course(row.proposed, seed=seed)
+        self._max_new = MAX_NEW if self._course is None else self._course.max_new
         self.version = 0
 
     def average_with(self, group: thinwire.LocalGroup) -> None:
@@ -70,19 +73,20 @@ class Place:
         while len(self._waiting) <= self.row.staleness:
             numbers = range(self._made, self._made + self.row.groups)
             self._made += self.row.groups
-            self._waiting.append(
-                generate(
-                    self.policy,
-                    self.environment,
-                    run=self._run,
-                    worker=bytes([self.rank] * 32),
-                    version=self.version,
-                    numbers=numbers,
-                    completions=COMPLETIONS,
-                    max_new=MAX_NEW,
-                    generator=self._generator,
-                )
+            groups = generate(
+                self.policy,
+                self.environment if self._course is None else self._course.choose(self.version),
+                run=self._run,
+                worker=bytes([self.rank] * 32),
+                version=self.version,
+                numbers=numbers,
+                completions=COMPLETIONS,
+                max_new=self._max_new,
+                generator=self._generator,
             )
+            if self._course is not None:
+                self._course.hear(self.version, groups)
+            self._waiting.append(groups)
         self.seen.cpu_s += time.thread_time() - began
         return self._waiting.popleft()
 
@@ -92,7 +96,8 @@ class Place:
         done = Learner(self.policy, self.optimizer, options=options).update([self._judge(group) for group in groups])
         self.version += 1
         self.seen.cpu_s += time.thread_time() - began
-        self.seen.numbers.append(done.numbers)
+        course = {} if self._course is None else {"level": float(self._course.level), "solve_rate": self._course.solve_rate}
+        self.seen.numbers.append(done.numbers | course)
         self.seen.used += done.used
         self.seen.groups += done.groups
 
@@ -100,7 +105,7 @@ class Place:
         """A point of the curve."""
         if isinstance(self.optimizer, thinwire.DiLoCo):
             self.seen.sent = float(self.optimizer.stats().wire_sent)
-        self.seen.accuracy[self.version] = evaluate(self.policy, self.environment, max_new=MAX_NEW)
+        self.seen.accuracy[self.version] = evaluate(self.policy, self.environment, max_new=self._max_new)
         self.seen.cpu_at[self.version] = self.seen.cpu_s
         self.seen.sent_at[self.version] = self.seen.sent
 

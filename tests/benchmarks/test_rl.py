@@ -15,6 +15,7 @@ from torch import Tensor
 import benchmarks.rl.run
 from benchmarks.rl.__main__ import Options, due, main, measured, record_of, table, verdicts
 from benchmarks.rl.judged import judging
+from benchmarks.rl.proposed import Course
 from benchmarks.rl.rows import ROWS, Row, checks
 from benchmarks.rl.run import run
 from benchmarks.rl.start import warm_start
@@ -71,7 +72,13 @@ def test_what_cannot_be_measured_is_refused(given: dict[str, Any], why: str) -> 
 
 @pytest.mark.parametrize(
     ("given", "why"),
-    [({"groups": 0}, "at least 1"), ({"staleness": -1}, "at least 0"), ({"foreign": 1}, "1 foreign groups"), ({"codec": "int4"}, "nobody")],
+    [
+        ({"proposed": "in turn", "staleness": 1}, "on policy"),
+        ({"groups": 0}, "at least 1"),
+        ({"staleness": -1}, "at least 0"),
+        ({"foreign": 1}, "1 foreign groups"),
+        ({"codec": "int4"}, "nobody"),
+    ],
 )
 def test_rows_that_cannot_be_are_refused(given: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
@@ -127,6 +134,35 @@ def test_judges_reward_what_they_say_and_one_that_shouts_decides_a_mean_only() -
         assert max(rewards[how]) == rewards[how][0] <= 1
         assert min(rewards[how]) >= 0
     assert min(rewards["mean"]) == rewards["mean"][0] < -100
+
+
+@pytest.mark.parametrize(("how", "levels"), [("in turn", [2, 3, 4, 5]), ("hardest", [8, 8, 8, 8]), ("proposer", None)])
+def test_levels_are_named_as_the_row_says_and_heard_of(start: dict[str, Tensor], how: Any, levels: list[int] | None) -> None:
+    course = Course(how, seed=0)
+    [seen] = run(Row("r", "r", groups=2, proposed=how), course.measured, start, seed=0, updates=4, every=2, policy=small)
+    named = [each["level"] for each in seen.numbers]
+    assert named == levels or levels is None
+    assert set(named) <= set(range(2, 9))
+    assert all(0 <= each["solve_rate"] <= 1 for each in seen.numbers)
+    again = run(Row("r", "r", groups=2, proposed=how), course.measured, start, seed=0, updates=4, every=2, policy=small)
+    assert [each["level"] for each in again[0].numbers] == named
+
+
+def test_the_proposer_goes_where_half_is_solved() -> None:
+    course = Course("proposer", seed=0)
+
+    def groups(version: int) -> list[RolloutGroup]:
+        environment = course.choose(version)
+        right = {2: 16, 3: 14, 4: 8, 5: 2}.get(course.level, 0)
+        task = environment.task(task_seed("proposer", bytes(32), version, 0))
+        rewards = (1.0,) * right + (0.0,) * (16 - right)
+        return [RolloutGroup("proposer", bytes(32), version, 0, environment.name, bytes(32), task.prompt, b"", (), rewards)]
+
+    rates = []
+    for version in range(30):
+        course.hear(version, groups(version))
+        rates.append(course.solve_rate)
+    assert 0.3 <= sum(rates[20:]) / 10 <= 0.7
 
 
 def test_a_record_says_what_learners_have_seen_and_whether_they_agree(start: dict[str, Tensor]) -> None:
@@ -191,6 +227,13 @@ def test_the_table_and_the_verdicts_are_of_medians(tmp_path: Path, capsys: pytes
 
 def test_nothing_is_promised_of_rows_that_were_not_measured() -> None:
     assert checks({}, None) == {}
+
+
+def test_each_seed_of_the_proposer_has_to_solve_about_half() -> None:
+    [claim] = checks({}, None, [0.5])
+    assert "21 to 30" in claim
+    assert [checks({}, None, rates)[claim] for rates in ([0.3, 0.7], [0.5, 0.8], [0.2])] == [True, False, False]
+    assert not checks({}, None, [None])
 
 
 def test_what_was_measured_is_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: dict[str, Tensor]) -> None:
