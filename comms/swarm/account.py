@@ -15,6 +15,12 @@ from thinwire.comms.swarm.view import Nonce, Slot
 from thinwire.comms.wire import Header
 
 DIGITS = 16  # of a key
+# What is counted in a sound swarm too: words and payloads of another time, and attempts at peers that are just not there.
+LATE = frozenset({
+    "ahead", "another epoch", "decided", "has left", "no member", "no member here", "no need of a new epoch", "old ballot",
+    "payload of another time", "payload of another time or incarnation", "started late", "unwanted blob", "untold",
+    "does not hold it", "ended early", "no holder left", "not up", "p2pd is gone", "stalled", "unreachable",
+})  # fmt: skip
 
 
 class Account:
@@ -65,6 +71,7 @@ class Account:
         if machine.is_member and self._member is None and not driver.closed:
             self._member = now  # who has founded the run, before its first round
         refused = transport.refused + machine.counts
+        late = Counter({why: refused.pop(why) for why in LATE & refused.keys()})
         return Status(
             round=machine.next_slot.round,
             applied=self.applied,
@@ -77,6 +84,7 @@ class Account:
             payload=self._payload,
             counted=self._counted,
             skipped=_most(self._skipped),
+            late=late.total(),
             rejected=refused.total(),
             reasons=_most(refused),
             hashes=self._hashes,

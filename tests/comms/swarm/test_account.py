@@ -100,6 +100,17 @@ def test_whatever_peers_have_made_it_count_fits_and_is_read_again() -> None:
     assert all("\x1b" not in why and len(why) <= 64 for why in told.reasons)
 
 
+def test_what_came_too_late_is_not_held_against_anybody() -> None:
+    own = account()
+    own.enters()
+    own._transport.refused.update({"unwanted blob": 5, "unreachable": 2, "bad signature": 1})
+    taking_part = driver(member=True)
+    taking_part.machine.counts = Counter({"decided": 7, "second payload": 3})
+    told = own.status(taking_part, astray=False)
+    assert (told.late, told.rejected, told.reasons) == (14, 4, {"second payload": 3, "bad signature": 1})
+    assert own._transport.refused["unreachable"] == 2
+
+
 def test_who_is_absent_is_told_with_what_is_known_of_it() -> None:
     peers = Peers()
     for i, nonce in enumerate([NONCE, NONCE, NONCE, NONCE, None]):
