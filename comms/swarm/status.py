@@ -25,8 +25,8 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     - `state`: "training"; "syncing" while its payload waits for the decision; "joining" before it first is a member, "healing" before it is
       one again. `entering_s` is how long it was that before it became the member that it is since `member_s`.
     - `counted` rounds had its payload in them, which were `payload` bytes; `skipped` are the others in which it was a member, by reason.
-    - `rejected` counts messages and payloads that it refused, `reasons` the most frequent of why. `late` are those of rounds that are over or
-      not begun here, and attempts to reach who was not there: they come with every round, and say nothing against anybody.
+    - `rejected` counts messages and payloads that it refused, `reasons` the most frequent of why. `late` are those of rounds that are over
+      or not begun here, and attempts to reach who was not there: they come with every round, and say nothing against anybody.
     - `hashes`: of the replica before a round, for the last rounds that verified.
     - `absent`: members that it cannot talk to, by the first digits of their keys: "left", "down" or "silent".
     - `loss` is what the script has told, if anything.
