@@ -85,7 +85,7 @@ class Driver:
         self.own: tuple[Slot, bytes] | None = None  # this member's last payload
         self._at: Slot | None = None  # where the group is: the slot that it asked for last
         self._ways = Ways(
-            transport, word=self._word, deliver=self._open, push=self._give, turned=self._turned, patience_s=self.machine.silence_s
+            transport, word=self._word, deliver=self._open, push=self._send_on, turned=self._turned, patience_s=self.machine.silence_s
         )
         self._looking = self._loop.call_later(LOOK_S, self._look)
         transport.on_message, transport.on_blob, transport.accept_blob = self._message, self._blob, self._accepts
@@ -233,15 +233,17 @@ class Driver:
     def _word(self) -> bytes:
         return self._seal(self.machine.beat())
 
-    def _give(self, peer: Key, digest: bytes) -> bool:
-        """Send a payload on that another member cannot send itself."""
+    def _send_on(self, peer: Key, digest: bytes) -> bool:
+        """Send a payload to whom another member cannot: over the link and no other way, else two could ask each other for ever."""
         if digest in self._frames:
-            self._push(peer, digest)
+            self._give(peer, digest)
         return digest in self._frames
 
     def _push(self, peer: Key, digest: bytes) -> None:
-        if self._ways.send_on(peer, digest, self._now()):
-            return
+        if not self._ways.send_on(peer, digest, self._now()):
+            self._give(peer, digest)
+
+    def _give(self, peer: Key, digest: bytes) -> None:
         blob = self.transport.blobs.get(digest)
         if blob is None or (peer, digest) in self._pushing:
             return

@@ -212,8 +212,7 @@ def test_who_was_cut_off_comes_back(swarm: Swarm) -> None:
     check(swarm)
 
 
-@pytest.mark.parametrize("loud", [True, False], ids=["loud", "silent"])
-@pytest.mark.parametrize("members", [3, 4])
+@pytest.mark.parametrize(("members", "loud"), [(3, True), (4, False)], ids=["loud", "silent"])
 def test_two_that_cannot_talk_to_each_other_count_through_the_rest(swarm: Swarm, members: int, loud: bool) -> None:
     for _ in range(members):
         swarm.add()
