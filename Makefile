@@ -45,7 +45,7 @@ demo: $(STAMP)
 # `pytest`, never `python -m pytest`: that would put the root first on the path, where kernels/ hides a PyPI package.
 # Tests that only compute share the processors; those that start processes, or look at clocks, have them to themselves.
 COMPUTE := $(addprefix tests/,attacks compat/test_loops.py compat/test_matrix.py kernels comms/test_codec_is_reference.py comms/test_codec_laws.py comms/verify) \
-    $(addprefix tests/comms/swarm/,test_explore.py test_messages.py test_simulate.py web/test_chronicle.py web/test_track.py) \
+    $(addprefix tests/comms/swarm/,test_explore.py test_messages.py test_simulate.py test_ways.py web/test_chronicle.py web/test_track.py) \
     $(addprefix tests/optim/test_,carry.py gate.py late_landing.py limits.py overlap.py overlap_resume.py resume.py robust.py wrapper_rules.py) \
     $(addprefix tests/examples/rl/test_,buffer.py checks.py judges.py learner.py loss.py proposer.py rewards.py tasks.py tiny.py warmup.py yuma.py) \
     $(addprefix tests/benchmarks/test_,report.py rl.py verify.py) tests/examples/rl/test_hf.py tests/comms/test_lossless.py tests/comms/test_patch.py tests/test_docs.py
