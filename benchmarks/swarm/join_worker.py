@@ -26,14 +26,14 @@ class Trains:
         settings = {"sync_every": asked["sync_every"], "codec": asked["codec"], "verify_every": 1}
         self.opt = DiLoCo(inner, group=self.group, on_round=self.infos.append, **settings)
 
-    def step(self) -> tuple[float, float, bool]:
-        """When it began, what the optimizer took beside the sleep, and whether a round was due or landed."""
+    def step(self) -> tuple[float, float, int]:
+        """When it began, what the optimizer took beside the sleep, and how many counted in the round that landed (0: none did)."""
         rounds = len(self.infos)
         time.sleep(self._step_s)
         began = time.monotonic()
         self.opt.step()
         took = time.monotonic() - began
-        return began, took, len(self.infos) > rounds
+        return began, took, self.together if len(self.infos) > rounds else 0
 
     @property
     def together(self) -> int:
@@ -57,7 +57,7 @@ class Stays:
 
     def run(self, joins: int) -> dict[str, Any]:
         trains, stay = self._trains, set(self._trains.infos[-1].members)
-        steps, came = list[tuple[float, float, bool]](), set[int]()
+        steps, came = list[tuple[float, float, int]](), set[int]()
         while len(came) < joins or trains.together > self._stay:
             steps.append(trains.step())
             came |= set(trains.infos[-1].members) - stay

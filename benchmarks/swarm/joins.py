@@ -5,8 +5,9 @@
     thinwire bench joins --show
 
 Members sleep 20 ms a step, which stands for their computing, so that few processors carry all of them; what `opt.step()` takes beside is
-compared between the steps while somebody comes in (from its first word to the round that counts it) and those while nobody does. Each run
-appends one record to `benchmarks/results/joins.jsonl`.
+compared between the steps while somebody comes in (from its first word on, up to the round that counts it) and those while nobody does. A
+round in which the newcomer counts is one of more members: what that adds is told apart. Each run appends one record to
+`benchmarks/results/joins.jsonl`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -84,7 +85,8 @@ class Bench(Kept):
         seen = opened.fleet.ask(asked, Enough(options.joins, 1e6))
         *members, newcomer = seen.seen
         joins = newcomer["joins"]
-        ordinary, due = added([step for member in members for step in member["steps"]], [each["times"] for each in joins])
+        steps = [step for member in members for step in member["steps"]]
+        ordinary, due, larger = added(steps, [each["times"] for each in joins], len(members))
         differ = [i for i, each in enumerate(joins) if not same_bits(each["hashes"], [member["hashes"] for member in members])]
         state = joins[0]["state"]
         by_transport = Percentiles.of(each["received"] / state for each in joins)
@@ -104,6 +106,7 @@ class Bench(Kept):
                 "added_p95_ms": MS * ordinary.p95,
                 "added_due_ms": MS * due.mean,
                 "added_due_p95_ms": MS * due.p95,
+                "larger_ms": MS * larger,
                 "state_nbytes": state,
                 "state_ratio": by_transport.p99,
                 "state_ratio_p50": by_transport.p50,
@@ -124,19 +127,21 @@ class Added:
     p95: float
 
 
-def added(steps: Sequence[tuple[float, float, bool]], joins: Sequence[dict[str, float]]) -> tuple[Added, Added]:
-    """What joins add to ordinary steps, and to those in which a round is due or lands. `steps`: (when, seconds, is a round's).
+def added(steps: Sequence[tuple[float, float, int]], joins: Sequence[dict[str, float]], stay: int) -> tuple[Added, Added, float]:
+    """What joins add to ordinary steps, and to those in which a round of those that `stay` lands; what one more member adds to a round.
 
-    >>> quiet, busy = [(t, 0.001, False) for t in range(8)], [(10.0, 0.003, False)]
-    >>> rounds = [(8.0, 0.1, True), (10.5, 0.1, True)]
-    >>> added([*quiet, *busy, *rounds], [{"began": 9.5, "counted": 11.0, "ended": 12.0}])[0]
-    Added(mean=0.002, p95=0.002)
+    `steps`: (when, seconds, how many counted in the round that landed, or 0).
+
+    >>> ordinary = [*((t, 0.001, 0) for t in range(8)), (10.0, 0.003, 0)]
+    >>> rounds = [(8.0, 0.1, 3), (10.5, 0.1, 3), (10.9, 0.2, 4)]
+    >>> added([*ordinary, *rounds], [{"began": 9.5, "counted": 11.0, "ended": 12.0}], stay=3)
+    (Added(mean=0.002, p95=0.002), Added(mean=0.0, p95=0.0), 0.1)
     """
     found = []
-    for kind in (False, True):
+    for counted in (0, stay):
         inside, outside = list[float](), list[float]()
-        for when, took, of_round in steps:
-            if bool(of_round) is kind:
+        for when, took, together in steps:
+            if together == counted:
                 if any(times["began"] <= when <= times["counted"] for times in joins):
                     inside.append(took)
                 elif not any(times["counted"] < when <= times["ended"] for times in joins):
@@ -145,7 +150,10 @@ def added(steps: Sequence[tuple[float, float, bool]], joins: Sequence[dict[str, 
             raise RunError("no step falls while somebody joins, or none while nobody does; ask for more --joins")
         with_, without = Percentiles.of(inside), Percentiles.of(outside)
         found.append(Added(mean(inside) - mean(outside), with_.p95 - without.p95))
-    return found[0], found[1]
+    larger = [took for _, took, together in steps if together > stay]
+    if not larger:
+        raise RunError("no newcomer has counted in any round of the others")
+    return found[0], found[1], mean(larger) - mean(outside)
 
 
 def same_bits(newcomer: dict[str, str], members: Sequence[dict[str, str]]) -> bool:
@@ -165,6 +173,7 @@ def table(records: Sequence[Record]) -> Table:
         "state s p50",
         "added ms a step (p95)",
         "a round's step (p95)",
+        "one more in it",
         "x state",
         "on the wire",
         "same bits",
@@ -182,6 +191,7 @@ def table(records: Sequence[Record]) -> Table:
             f"{state.p50:.2f}",
             f"{numbers['added_ms']:.2f} ({numbers['added_p95_ms']:.2f})",
             f"{numbers['added_due_ms']:.1f} ({numbers['added_due_p95_ms']:.1f})",
+            f"{numbers.get('larger_ms') or 0:.1f}",
             f"{numbers['state_ratio']:.3f}",
             f"{numbers['interface_ratio']:.3f}",
             "yes" if record.checks["the same bits from the first round on"] else "NO",
