@@ -6,6 +6,9 @@ the old one again. Inside every epoch the rules of the view hold; between epochs
 
 Which one: an epoch that has kept its quorum never gives way to one that left it; else the lineage that has counted fewer payloads does,
 and between equals the one with the higher digest.
+
+What a heartbeat says may be long past: what was sent into a cut arrives when that is mended. Two lineages that believed such words would
+give way to what both of them were before, and both be gone. So whoever would give way asks (`Where`), and believes the answer (`Here`).
 """
 
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 from thinwire.comms.swarm.archive import Archive
 from thinwire.comms.swarm.decision import Standing
 from thinwire.comms.swarm.effects import Rejoin
-from thinwire.comms.swarm.messages import Beat, Begun, Consent, Found
+from thinwire.comms.swarm.messages import Beat, Begun, Consent, Found, Here, Where
 from thinwire.comms.swarm.seat import Seat
 from thinwire.comms.swarm.view import EpochId, Key, Nonce, Slot, digest_of
 
@@ -70,6 +73,9 @@ class Lineage:
         self.consented: Standing | None = None
         self.base: Standing | None = None  # where this member's epoch has begun
         self._yielded_at: float | None = None
+        self._asked: dict[Key, tuple[int, float]] = {}  # where they are now: token, and when
+        self._tokens = 0
+        self._left_behind: EpochId | None = None  # by this epoch, which has begun from an earlier round than this member's
 
     # -- bereavement -------------------------------------------------------------------------------------------------------------
 
@@ -163,7 +169,8 @@ class Lineage:
         elif begun == self._again(begun) and not self._waits():
             return begun
         elif begun.slot <= seat.slot:  # this member has gone on where they have not, or has another past
-            self._give_way("the others have gone on from an earlier round", sender, now)
+            self._left_behind = begun.epoch
+            self._ask(sender, now)
         else:
             self._archive.ask(sender)
         return None
@@ -173,7 +180,8 @@ class Lineage:
 
     def begin(self, base: Standing) -> None:
         """Another epoch has begun here."""
-        self._lonely_since = self._found = self.consented = self._yielded_at = None
+        self._lonely_since = self._found = self.consented = self._yielded_at = self._left_behind = None
+        self._asked = {}
         self._tries, self.base, self._seat.yielding = 0, base, False
 
     # -- meeting -----------------------------------------------------------------------------------------------------------------
@@ -185,15 +193,30 @@ class Lineage:
             seat.send((sender,), Begun(beat.epoch, self.base))  # it may have missed the beginning, and be able to follow as it stands
         mine = Claim(seat.epoch, seat.ancestors, seat.work, seat.quorate())
         why = gives_way(mine, Claim(beat.epoch, beat.ancestors, beat.work, beat.quorate and not beat.yielding))
-        if why and beat.ancestors[:1] == (seat.epoch,):
+        if not why or (self._yielded_at is not None and now - self._yielded_at < seat.timing.want_s):
+            return
+        asked, _ = self._asked.get(sender, (None, 0.0))
+        fresh = isinstance(beat, Here) and beat.token == asked
+        if beat.ancestors[:1] == (seat.epoch,) and beat.epoch != self._left_behind:
             seat.send((sender,), seat.beat())  # the answer says from where they have gone on
-        elif why and (self._yielded_at is None or now - self._yielded_at >= seat.timing.want_s):
+        elif fresh:
             self._give_way(why, sender, now)
+        else:
+            self._ask(sender, now)
 
     def stay(self, now: float) -> None:
         """Those to whom this member wanted to give way have not been heard of for a while: it stays where it is."""
         if self._yielded_at is not None and now - self._yielded_at > 2 * self._seat.timing.want_s:
             self._yielded_at, self._seat.yielding = None, False
+
+    def _ask(self, sender: Key, now: float) -> None:
+        """Whether what was heard still holds; again only after a while, since the answer may take its time."""
+        wait_s = self._seat.timing.want_s
+        self._asked = {key: (token, at) for key, (token, at) in self._asked.items() if now - at < wait_s}
+        if sender not in self._asked:
+            self._tokens += 1
+            self._asked[sender] = self._tokens, now
+            self._seat.send((sender,), Where(self._seat.epoch, self._tokens))
 
     def _give_way(self, why: str, sender: Key, now: float) -> None:
         self._yielded_at, self._seat.yielding = now, True

@@ -306,6 +306,8 @@ class Machine:
             self._changed(now)
         elif isinstance(message, m.CatchUp):  # of this epoch, or of one before it
             self._archive.tell(sender, message.epoch, message.slot)
+        elif isinstance(message, m.Where):
+            seat.send((sender,), seat.here(message.token))
         elif message.epoch != seat.epoch:
             if isinstance(message, m.Beat):
                 self._lineage.meet(sender, message, now)

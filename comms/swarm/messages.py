@@ -128,6 +128,18 @@ class Beat(_Message, frozen=True, tag="beat"):
     ancestors: Annotated[tuple[EpochField, ...], Meta(max_length=8)] = ()
 
 
+class Where(_Message, frozen=True, tag="where"):
+    """To somebody of another lineage: where are you now? Asked before giving way to a heartbeat, which may have been long on its way."""
+
+    token: Count
+
+
+class Here(Beat, frozen=True, tag="here"):
+    """A heartbeat that answers a `Where`, with its token."""
+
+    token: Count = 0
+
+
 class Join(_Message, frozen=True, tag="join"):
     """I hold the state before this slot and follow: let me be a member."""
 
@@ -157,7 +169,23 @@ class Begun(_Message, frozen=True, tag="begun"):
 
 
 Message: TypeAlias = (
-    Ready | Have | Propose | Accept | Commit | Prepare | Promise | CatchUp | Rulings | Beat | Join | Leave | Found | Consent | Begun
+    Ready
+    | Have
+    | Propose
+    | Accept
+    | Commit
+    | Prepare
+    | Promise
+    | CatchUp
+    | Rulings
+    | Beat
+    | Where
+    | Here
+    | Join
+    | Leave
+    | Found
+    | Consent
+    | Begun
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -7,7 +7,7 @@ from typing import Any
 from thinwire.comms.swarm.deadline import Silence, Timing
 from thinwire.comms.swarm.decision import DOWN, ELSEWHERE, LEFT, REPLACED, SILENT, STAYS, Standing
 from thinwire.comms.swarm.effects import Effect, Record, Send
-from thinwire.comms.swarm.messages import Beat, Message
+from thinwire.comms.swarm.messages import Beat, Here, Message
 from thinwire.comms.swarm.peers import Peers
 from thinwire.comms.swarm.view import EpochId, Key, Nonce, Slot, View
 
@@ -164,6 +164,11 @@ class Seat:
         """Where this member stands, for others."""
         quorate = self.is_member and self.quorate()
         return Beat(self.epoch, self.view.epoch.number, self.slot, self.work, quorate, self.yielding, self.ancestors)
+
+    def here(self, token: int) -> Here:
+        """The same, for who has asked."""
+        beat = self.beat()
+        return Here(beat.epoch, beat.number, beat.slot, beat.work, beat.quorate, beat.yielding, beat.ancestors, token)
 
     def take(self) -> list[Effect]:
         """All that was asked for since the last time."""

@@ -24,6 +24,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Net:
 
     - `loss`, `duplicate`: of control messages; `ordered`: whether those of one pair keep their order.
     - `end_s`: until the end of a process is noticed at its peers; `cut_s`: until a cut is, or None: never.
+    - `held`: what is sent into a cut arrives when it is mended, if the link still stands (TCP sends it again), instead of being lost.
     """
 
     latency_s: float = 0.01
@@ -55,6 +57,7 @@ class Net:
     bandwidth: float = float("inf")
     end_s: float = 0.005
     cut_s: float | None = None
+    held: bool = False
 
 
 @dataclass
@@ -111,6 +114,7 @@ class World:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._arrival: dict[tuple[int, int], float] = {}
+        self._held: dict[tuple[int, int], list[Callable[[], None]]] = {}  # sent into a cut
 
     def node(self, index: int) -> Node:
         """The process with this index."""
@@ -176,10 +180,13 @@ class World:
             other = self.by_key[key]
             report.messages[node.key] = report.messages.get(node.key, 0) + 1
             report.nbytes[node.key] = report.nbytes.get(node.key, 0) + nbytes
+            deliver = partial(self._deliver, node, incarnation, nonce, other, effect.message)
+            if self.net.held and (node.index, other.index) in self.cuts and self.linked(node, other):
+                self._held.setdefault((node.index, other.index), []).append(deliver)
             if not self.connected(node, other) or self.random.random() < self.net.loss:
                 continue
             for _ in range(2 if self.random.random() < self.net.duplicate else 1):
-                self.after(self.delay(node, other), lambda o=other: self._deliver(node, incarnation, nonce, o, effect.message))  # type: ignore[misc]
+                self.after(self.delay(node, other), deliver)
 
     def _deliver(self, a: Node, incarnation: int, nonce: bytes, b: Node, message: Message) -> None:
         if self.connected(a, b) and a.incarnation - incarnation <= 1:
@@ -232,6 +239,8 @@ class World:
         return frozenset((a.index, b.index)) in self._links
 
     def _end(self, a: Node, b: Node) -> None:
+        for pair in ((a.index, b.index), (b.index, a.index)):
+            self._held.pop(pair, None)
         self._links.discard(frozenset((a.index, b.index)))
         a.feed(lambda machine, now: machine.down(b.key, now))
         b.feed(lambda machine, now: machine.down(a.key, now))
@@ -299,6 +308,8 @@ class World:
 
     def _do_mend(self, a: int, b: int) -> None:
         self.cuts.discard((a, b))
+        for deliver in self._held.pop((a, b), ()):
+            self.after(self.delay(self.node(a), self.node(b)), deliver)
         self._connect(self.node(a), self.node(b))
 
     def _do_part(self, *side: int) -> None:

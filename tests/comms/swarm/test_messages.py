@@ -35,6 +35,8 @@ ALL: list[m.Message] = [
     m.CatchUp(EPOCH, SLOT),
     m.Rulings(EPOCH, (m.Ruling(SLOT, 0, VALUE, HASH),)),
     m.Beat(EPOCH, 1, SLOT, 10, True, False, (EPOCH,)),
+    m.Where(EPOCH, 7),
+    m.Here(EPOCH, 1, SLOT, 10, True, False, (EPOCH,), 7),
     m.Join(EPOCH, SLOT),
     m.Leave(EPOCH),
     m.Found(EPOCH, STANDING),

@@ -55,6 +55,7 @@ def troubled(seed: int, members: int, count: int) -> Report:
         duplicate=choose.choice([0, 0.02]),
         ordered=choose.random() < 0.7,
         cut_s=choose.choice([None, 0.5]),
+        held=choose.random() < 0.5,
     )
     events, end = faults(seed, members, count)
     return simulate(seed=seed, members=members, events=events, seconds=end + 30, net=net)
@@ -110,6 +111,16 @@ def test_minority_goes_on_and_rejoins() -> None:
     report.check()
     assert report.forks == 1
     assert report.rejoins >= 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_words_that_were_held_up_by_a_cut_send_nobody_away(seed: int) -> None:
+    """One has died, the rest is in three pieces, none of which has a quorum. Afterwards heartbeats arrive in which all of them still had one:
+    when these were believed, all went over to what the others had been, and 7 to 12 entries were needed until all were together."""
+    events: list[Event] = [(5.0, "crash", 4), (5.01, "part", 0), (5.01, "part", 1), (11.0, "heal")]
+    report = simulate(seed=seed, members=5, events=events, seconds=25, net=Net(held=True))
+    report.check()
+    assert report.rejoins in (2, 3)  # who was alone goes over to the two
 
 
 def test_members_that_cannot_hear_in_one_direction() -> None:
