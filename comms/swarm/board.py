@@ -25,6 +25,7 @@ AGAIN_S = 0.1
 TOLD_S = 10.0
 MET = 32  # members that are looked up at a time
 RECALL_S = 3.0  # of trying the peers that were named before those of earlier days are tried too
+CIRCLE_S, ISOLATED_S = 3.0, 10.0  # of finding nobody but others who seek as well; nobody at all
 ASKED_S = 3.0  # of waiting for other members before the word of one counts that refuses
 
 
@@ -111,11 +112,13 @@ class Board:
         """The state of the run from its members, or None when there are none.
 
         Named peers that cannot be reached, and members that cannot let this one in yet, are waited for: a second run of the same name
-        would help nobody. Raises `RefusedError` when the members refuse this one.
+        would help nobody. Who has a state and comes back (`give_up_s`) waits for `give_up_s` at most, and less where nobody is a member
+        any more: of those who all seek each other, the lowest key goes on. Raises `RefusedError` when the members refuse this one.
         """
         began, looked, told = time.monotonic(), float("-inf"), False
         claimed: float | None = None
         begun = False  # somebody has answered as a member does
+        circle = _Circle(self._transport.key)
         notices: dict[Key, Notice] = {}
         doors: dict[Key, tuple[str, ...]] = self._named | dict.fromkeys(known, ())
         recalled: dict[Key, tuple[str, ...]] | None = None  # from other days; whoever is announced is of today
@@ -145,8 +148,8 @@ class Board:
                     if not self._transport.is_up(key):
                         self._transport.disconnect(key)  # of members that are gone: not dialled for ever
                 return found
-            begun = begun or found
-            if give_up_s is not None and waited > give_up_s:
+            begun = begun or found.answered
+            if give_up_s is not None and (waited > give_up_s or circle.closed(found.seekers)):
                 return None
             reached = not self._named or any(map(self._transport.is_up, self._named))
             if waited > RECALL_S and not reached and recalled is None:
@@ -167,3 +170,19 @@ class Board:
     def _is_first(self, notices: dict[Key, Notice]) -> bool:
         """Of all that offer to found the run."""
         return all(self._transport.key < key for key, notice in notices.items() if not notice.member)
+
+
+class _Circle:
+    """Whether this member should go on alone: for a while nobody has been reached but others who seek as well, with higher keys."""
+
+    def __init__(self, key: Key) -> None:
+        self._key, self._since = key, 0.0
+
+    def closed(self, seekers: frozenset[Key] | None) -> bool:
+        """`seekers`: see `Nobody`."""
+        now = time.monotonic()
+        if seekers is None or min(seekers, default=self._key) < self._key:
+            self._since = 0.0
+            return False
+        self._since = self._since or now
+        return now - self._since > (CIRCLE_S if seekers else ISOLATED_S)

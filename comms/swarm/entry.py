@@ -14,6 +14,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -51,7 +52,10 @@ class Known(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class Welcome(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a member answers. `refused` is empty, or "lines", or a sentence. Without `standing` a state is being prepared: ask again."""
+    """What a member answers. `refused` is empty, or "lines", or a sentence. Without `standing` a state is being prepared: ask again.
+
+    Who is no member itself says so: it is "new", or "seeks" to come in again with the state that it has.
+    """
 
     refused: str
     standing: Standing | None = None
@@ -59,6 +63,7 @@ class Welcome(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     manifest_nbytes: int = 0
     meta: bytes = b""
     others: tuple[Known, ...] = ()
+    outside: Literal["", "new", "seeks"] = ""
 
 
 class Fate(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -66,6 +71,14 @@ class Fate(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
     slot: Slot
     digest: bytes
+
+
+@dataclass(frozen=True)
+class Nobody:
+    """What came of an attempt without a state: whether anybody answered, and who seeks as well, if that is all that can be reached."""
+
+    answered: bool
+    seekers: frozenset[Key] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +121,9 @@ class Doorkeeper:
         if hello.lines != self._hash:
             self._transport.refused["other settings"] += 1
             return Welcome("lines")
-        if driver is None or not driver.machine.is_member:
+        if driver is None or driver.closed:
+            return Welcome("", outside="new" if driver is None else "seeks")
+        if not driver.machine.is_member:
             return Welcome("")
         members = driver.machine.view.members
         if any(number_of(key) == number_of(peer) and key != peer for key in members):
@@ -147,14 +162,14 @@ async def ask_at_doors(
     proof: bytes,
     alone_is_enough: bool,
     one_may_refuse: bool,
-) -> Found | bool:
-    """One attempt to get in at these members; else whether any of them is one. Raises `RefusedError` when the run refuses this member.
+) -> Found | Nobody:
+    """One attempt to get in at these members. Raises `RefusedError` when the run refuses this member.
 
     `expected` says which tensors there have to be. Where some refuse and some do not, most of them are right, and of two halves those that
     let this member in: one that lies keeps nobody out.
     """
-    keys = [key for key in doors if transport.is_up(key)][:ASKED]  # who is gone may be announced for another minute
-    answers = await _ask_all(transport, keys, Hello(hash_of(lines), proof))
+    up = [key for key in doors if transport.is_up(key)]  # who is gone may be announced for another minute
+    answers = await _ask_all(transport, up[:ASKED], Hello(hash_of(lines), proof))
     refusals = {key: answer.refused for key, answer in answers.items() if answer.refused}
     if len(refusals) > len(answers) / 2 and (len(refusals) > 1 or one_may_refuse):
         key, refused = next(iter(refusals.items()))
@@ -170,20 +185,22 @@ async def ask_at_doors(
             if len(other.key) == 32:
                 doors.setdefault(other.key, other.addresses)
         named[msgspec.msgpack.encode(answer.standing), answer.manifest].append(key)
-    answered = bool(answers)
+    outside = len(answers) == len(up) and all(answer.outside for answer in answers.values())
+    seekers = frozenset(key for key, answer in answers.items() if answer.outside == "seeks")
+    nobody = Nobody(bool(answers), seekers if outside else None)
     if not named:
-        return answered
+        return nobody
     givers = max(named.values(), key=len)
     answer = welcomes[givers[0]]
     assert answer.standing is not None
     if len(givers) < 2 and not alone_is_enough and len(set(answer.standing.members) - {transport.key}) > 1:
-        return answered
+        return nobody
     held = asyncio.ensure_future(_hold(transport, givers, Hello(hash_of(lines), proof, answer.standing.slot.round)))
     try:
         snapshot = await _download(transport, answer, givers, expected)
     except (PeerError, WireError) as error:
         log.info("the state could not be had (%s): asking again", error)
-        return answered
+        return nobody
     finally:
         held.cancel()
     return Found(snapshot, answer.standing, dict(doors))

@@ -129,3 +129,23 @@ def test_without_a_history_no_round_is_kept_for_it() -> None:
     opt.close()
     assert opt.round == 5
     assert not group._rounds
+
+
+def test_of_those_who_seek_each_other_the_lowest_key_goes_on_and_only_where_nobody_is_a_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(board.time, "monotonic", lambda: now[0])
+    low, high = bytes(32), b"\xff" * 32
+
+    def goes_on(key: bytes, seen: list[frozenset[bytes] | None]) -> list[bool]:
+        circle = board._Circle(key)
+        told = []
+        for seekers in seen:
+            now[0] += 1.0
+            told.append(circle.closed(seekers))
+        return told
+
+    others = frozenset({b"\x80" * 32})
+    assert goes_on(low, [others] * 5) == [False] * 4 + [True]
+    assert not any(goes_on(high, [others] * 20))
+    assert not any(goes_on(low, [others, others, None] * 7))  # now and then somebody may be a member
+    assert goes_on(low, [frozenset()] * 12) == [False] * 11 + [True]

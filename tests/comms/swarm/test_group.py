@@ -273,6 +273,21 @@ def test_an_incarnation_that_is_over_says_so_and_has_no_say_in_the_next(swarm: S
     assert (second[0].kind, second[0].why) == ("rejoin", "the others have gone on without this member")
 
 
+def test_members_that_are_all_sent_away_at_once_find_each_other_again(swarm: Swarm) -> None:
+    for _ in range(3):
+        swarm.add()
+        swarm.members[0].rounds(1, counted=len(swarm.members))
+    for member in swarm.members:
+        member.group._loop.submit(member.group._go_astray(member.group._driver, "a word of somebody who is gone")).result(10)
+    before = max(member.round for member in swarm.members)
+    for member in swarm.members:
+        member.wait(lambda m: m.counted == 3 and m.round > before + 3)
+    swarm.stop()
+    check(swarm)
+    alone = [event.member for event in history.read(swarm.folder) if event.kind == "epoch" and len(event.members) == 1]
+    assert min(member.key.hex() for member in swarm.members) in alone  # the rest came to it
+
+
 def test_another_model_is_refused_at_the_door(swarm: Swarm) -> None:
     swarm.add().rounds(1)
     stranger = swarm.add(width=16)

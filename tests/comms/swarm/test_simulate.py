@@ -115,8 +115,8 @@ def test_minority_goes_on_and_rejoins() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_words_that_were_held_up_by_a_cut_send_nobody_away(seed: int) -> None:
-    """One has died, the rest is in three pieces, none of which has a quorum. Afterwards heartbeats arrive in which all of them still had one:
-    when these were believed, all went over to what the others had been, and 7 to 12 entries were needed until all were together."""
+    """One has died, the rest is in three pieces, none of which has a quorum. Afterwards heartbeats arrive in which all of them still had
+    one: when these were believed, all went over to what the others had been, and 7 to 12 entries were needed until all were together."""
     events: list[Event] = [(5.0, "crash", 4), (5.01, "part", 0), (5.01, "part", 1), (11.0, "heal")]
     report = simulate(seed=seed, members=5, events=events, seconds=25, net=Net(held=True))
     report.check()
