@@ -20,9 +20,7 @@ from thinwire.comms.swarm.offers import KEPT
 
 
 def test_one_member_that_refuses_everybody_keeps_nobody_out(swarm: Swarm) -> None:
-    for _ in range(3):
-        swarm.add()
-        swarm.members[0].rounds(1, counted=len(swarm.members))
+    swarm.gather(3)
     liar = swarm.members[1].group._doorkeeper
     assert liar is not None
     liar._hash = b"another"

@@ -31,6 +31,13 @@ class Swarm:
         member.future = self.pool.submit(member.train)
         return member
 
+    def gather(self, members: int) -> list["Member"]:
+        """So many members, one after the other, of whom the last has come in when a round has counted all; those."""
+        for _ in range(members):
+            self.add()
+            self.members[0].rounds(1, counted=len(self.members))
+        return self.members
+
     def stop(self) -> list["Member"]:
         """End all members that are alive, one after the other; those."""
         alive = [member for member in self.members if not member.dead]
@@ -154,10 +161,7 @@ def test_behind_a_gate_members_send_a_fraction_of_their_payloads_and_count_it(sw
 
 
 def test_who_is_killed_is_not_missed(swarm: Swarm) -> None:
-    for _ in range(4):
-        swarm.add()
-        swarm.members[0].rounds(1, counted=len(swarm.members))
-    first, _, _, last = swarm.members
+    first, _, _, last = swarm.gather(4)
     last.kill(swarm.network)
     began = time.monotonic()
     first.rounds(2, counted=3)
@@ -173,9 +177,7 @@ def test_who_is_killed_is_not_missed(swarm: Swarm) -> None:
 
 
 def test_the_founder_dies(swarm: Swarm) -> None:
-    for _ in range(3):
-        swarm.add()
-        swarm.members[0].rounds(1, counted=len(swarm.members))
+    swarm.gather(3)
     swarm.members[0].kill(swarm.network)
     swarm.members[1].rounds(2, counted=2)
     swarm.add()
@@ -185,9 +187,7 @@ def test_the_founder_dies(swarm: Swarm) -> None:
 
 
 def test_all_but_one_die_at_once(swarm: Swarm) -> None:
-    for _ in range(4):
-        swarm.add()
-        swarm.members[0].rounds(1, counted=len(swarm.members))
+    swarm.gather(4)
     for member in swarm.members[:3]:
         member.kill(swarm.network)
     swarm.members[3].rounds(2, counted=1)
@@ -198,10 +198,7 @@ def test_all_but_one_die_at_once(swarm: Swarm) -> None:
 
 
 def test_who_was_cut_off_comes_back(swarm: Swarm) -> None:
-    for _ in range(3):
-        swarm.add()
-        swarm.members[0].rounds(1, counted=len(swarm.members))
-    a, b, c = swarm.members
+    a, b, c = swarm.gather(3)
     for other in (a, b):
         swarm.network.cut(c.key, other.key)
     a.rounds(3, counted=2)
@@ -214,10 +211,7 @@ def test_who_was_cut_off_comes_back(swarm: Swarm) -> None:
 
 @pytest.mark.parametrize(("members", "loud"), [(3, True), (4, False)], ids=["loud", "silent"])
 def test_two_that_cannot_talk_to_each_other_count_through_the_rest(swarm: Swarm, members: int, loud: bool) -> None:
-    for _ in range(members):
-        swarm.add()
-        swarm.members[0].rounds(1, counted=len(swarm.members))
-    a, b, *_ = swarm.members
+    a, b, *_ = swarm.gather(members)
     epoch = a.group._driver.machine.epoch
     swarm.network.cut(a.key, b.key, loud=loud)
     a.rounds(1)
@@ -236,9 +230,7 @@ def test_two_that_cannot_talk_to_each_other_count_through_the_rest(swarm: Swarm,
 
 
 def test_a_newcomer_that_cannot_reach_one_of_the_members_comes_in(swarm: Swarm) -> None:
-    for _ in range(3):
-        swarm.add()
-        swarm.members[0].rounds(1, counted=len(swarm.members))
+    swarm.gather(3)
     newcomer = Member(swarm, first=False)
     swarm.network.cut(swarm.members[0].key, newcomer.key, loud=True)
     swarm.members.append(newcomer)
@@ -274,9 +266,7 @@ def test_an_incarnation_that_is_over_says_so_and_has_no_say_in_the_next(swarm: S
 
 
 def test_members_that_are_all_sent_away_at_once_find_each_other_again(swarm: Swarm) -> None:
-    for _ in range(3):
-        swarm.add()
-        swarm.members[0].rounds(1, counted=len(swarm.members))
+    swarm.gather(3)
     for member in swarm.members:
         member.group._loop.submit(member.group._go_astray(member.group._driver, "a word of somebody who is gone")).result(10)
     before = max(member.round for member in swarm.members)
