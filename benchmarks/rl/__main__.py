@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.rl import wired
 from benchmarks.rl.processes import WIRED, Wired
-from benchmarks.rl.proposed import Course
+from benchmarks.rl.proposed import all_levels
 from benchmarks.rl.rows import QUICK, ROWS, Row, checks
 from benchmarks.rl.run import EVERY, Seen, run
 from benchmarks.rl.start import warm_start
@@ -94,11 +94,9 @@ def due(options: Options) -> Iterator[Due]:
 def measured(row: Row, template: Record) -> Record:
     """Run a row."""
     seed = template.seed or 0
-    if row.proposed != "nobody":
-        course = Course(row.proposed, seed=seed)
-        return record_of(template, run(row, course.measured, course.start(), seed=seed, updates=template.steps))
-    environment = Sort()
-    return record_of(template, run(row, environment, warm_start(environment, seed=seed), seed=seed, updates=template.steps))
+    one = Sort()
+    environment, start = (one, warm_start(one, seed=seed)) if row.proposed == "nobody" else all_levels(seed)
+    return record_of(template, run(row, environment, start, seed=seed, updates=template.steps))
 
 
 def record_of(template: Record, seen: Sequence[Seen]) -> Record:

@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 import thinwire
 from benchmarks.rl.judged import judging
-from benchmarks.rl.proposed import Course
+from benchmarks.rl.proposed import course
 from benchmarks.rl.rows import Row
 from examples.rl.averaging import averaging
 from examples.rl.environment import Environment
@@ -25,7 +25,6 @@ from examples.rl.rollout import RolloutGroup
 from examples.rl.tiny import Tiny, weights_sha256
 
 COMPLETIONS = 16  # of a group
-MAX_NEW = 8
 LR = 3e-4
 EVERY = 10  # updates from one evaluation to the next
 
@@ -58,8 +57,7 @@ class Place:
         self._generator = torch.Generator().manual_seed(1_000 * seed + rank)
         self._run, self._waiting, self._made = f"seed {seed}", deque[list[RolloutGroup]](), 0
         self._judge = judging(row.judged, environment)
-        self._course = None if row.proposed == "nobody" else Course(row.proposed, seed=seed)
-        self._max_new = MAX_NEW if self._course is None else self._course.max_new
+        self._course = course(row.proposed, environment, seed=seed)
         self.version = 0
 
     def average_with(self, group: thinwire.LocalGroup) -> None:
@@ -75,17 +73,16 @@ class Place:
             self._made += self.row.groups
             groups = generate(
                 self.policy,
-                self.environment if self._course is None else self._course.choose(self.version),
+                self._course.choose(self.version),
                 run=self._run,
                 worker=bytes([self.rank] * 32),
                 version=self.version,
                 numbers=numbers,
                 completions=COMPLETIONS,
-                max_new=self._max_new,
+                max_new=self._course.max_new,
                 generator=self._generator,
             )
-            if self._course is not None:
-                self._course.hear(self.version, groups)
+            self._course.hear(self.version, groups)
             self._waiting.append(groups)
         self.seen.cpu_s += time.thread_time() - began
         return self._waiting.popleft()
@@ -96,8 +93,7 @@ class Place:
         done = Learner(self.policy, self.optimizer, options=options).update([self._judge(group) for group in groups])
         self.version += 1
         self.seen.cpu_s += time.thread_time() - began
-        course = {} if self._course is None else {"level": float(self._course.level), "solve_rate": self._course.solve_rate}
-        self.seen.numbers.append(done.numbers | course)
+        self.seen.numbers.append(done.numbers | self._course.told())
         self.seen.used += done.used
         self.seen.groups += done.groups
 
@@ -105,7 +101,7 @@ class Place:
         """A point of the curve."""
         if isinstance(self.optimizer, thinwire.DiLoCo):
             self.seen.sent = float(self.optimizer.stats().wire_sent)
-        self.seen.accuracy[self.version] = evaluate(self.policy, self.environment, max_new=self._max_new)
+        self.seen.accuracy[self.version] = evaluate(self.policy, self.environment, max_new=self._course.max_new)
         self.seen.cpu_at[self.version] = self.seen.cpu_s
         self.seen.sent_at[self.version] = self.seen.sent
 

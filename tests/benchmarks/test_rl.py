@@ -15,7 +15,7 @@ from torch import Tensor
 import benchmarks.rl.run
 from benchmarks.rl.__main__ import Options, due, main, measured, record_of, table, verdicts
 from benchmarks.rl.judged import judging
-from benchmarks.rl.proposed import Course
+from benchmarks.rl.proposed import Leveled
 from benchmarks.rl.rows import ROWS, Row, checks
 from benchmarks.rl.run import run
 from benchmarks.rl.start import warm_start
@@ -138,18 +138,17 @@ def test_judges_reward_what_they_say_and_one_that_shouts_decides_a_mean_only() -
 
 @pytest.mark.parametrize(("how", "levels"), [("in turn", [2, 3, 4, 5]), ("hardest", [8, 8, 8, 8]), ("proposer", None)])
 def test_levels_are_named_as_the_row_says_and_heard_of(start: dict[str, Tensor], how: Any, levels: list[int] | None) -> None:
-    course = Course(how, seed=0)
-    [seen] = run(Row("r", "r", groups=2, proposed=how), course.measured, start, seed=0, updates=4, every=2, policy=small)
+    [seen] = run(Row("r", "r", groups=2, proposed=how), SORT, start, seed=0, updates=4, every=2, policy=small)
     named = [each["level"] for each in seen.numbers]
     assert named == levels or levels is None
     assert set(named) <= set(range(2, 9))
     assert all(0 <= each["solve_rate"] <= 1 for each in seen.numbers)
-    again = run(Row("r", "r", groups=2, proposed=how), course.measured, start, seed=0, updates=4, every=2, policy=small)
+    again = run(Row("r", "r", groups=2, proposed=how), SORT, start, seed=0, updates=4, every=2, policy=small)
     assert [each["level"] for each in again[0].numbers] == named
 
 
 def test_the_proposer_goes_where_half_is_solved() -> None:
-    course = Course("proposer", seed=0)
+    course = Leveled("proposer", seed=0)
 
     def groups(version: int) -> list[RolloutGroup]:
         environment = course.choose(version)
