@@ -1,7 +1,7 @@
 """Run a plan of faults against a swarm: strike, watch, wait until it has healed, and strike again."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,10 +79,8 @@ class Chaos:
         if not overlaps:
             self._heal(fault.rounds)
         self._wait(self._last + self.every_s / 2)
-        if self._calm(0):
-            with self._in_calm():
-                self._wait(self._last + self.every_s)
-        self._wait(self._last + self.every_s)
+        with self._in_calm() if self._calm(0) else nullcontext():
+            self._wait(self._last + self.every_s)
         self._mark()
         self._last = self.clock()
         if self.nemesis.strike(fault):

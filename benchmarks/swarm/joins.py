@@ -137,8 +137,8 @@ def added(steps: Sequence[tuple[float, float, int]], joins: Sequence[dict[str, f
     >>> added([*ordinary, *rounds], [{"began": 9.5, "counted": 11.0, "ended": 12.0}], stay=3)
     (Added(mean=0.002, p95=0.002), Added(mean=0.0, p95=0.0), 0.1)
     """
-    found = []
-    for counted in (0, stay):
+
+    def split(counted: int) -> tuple[list[float], list[float]]:
         inside, outside = list[float](), list[float]()
         for when, took, together in steps:
             if together == counted:
@@ -148,12 +148,17 @@ def added(steps: Sequence[tuple[float, float, int]], joins: Sequence[dict[str, f
                     outside.append(took)
         if not inside or not outside:
             raise RunError("no step falls while somebody joins, or none while nobody does; ask for more --joins")
-        with_, without = Percentiles.of(inside), Percentiles.of(outside)
-        found.append(Added(mean(inside) - mean(outside), with_.p95 - without.p95))
+        return inside, outside
+
+    ordinary, due = split(0), split(stay)
     larger = [took for _, took, together in steps if together > stay]
     if not larger:
         raise RunError("no newcomer has counted in any round of the others")
-    return found[0], found[1], mean(larger) - mean(outside)
+    return _difference(*ordinary), _difference(*due), mean(larger) - mean(due[1])
+
+
+def _difference(inside: Sequence[float], outside: Sequence[float]) -> Added:
+    return Added(mean(inside) - mean(outside), Percentiles.of(inside).p95 - Percentiles.of(outside).p95)
 
 
 def same_bits(newcomer: dict[str, str], members: Sequence[dict[str, str]]) -> bool:

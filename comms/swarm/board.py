@@ -176,13 +176,15 @@ class _Circle:
     """Whether this member should go on alone: for a while nobody has been reached but others who seek as well, with higher keys."""
 
     def __init__(self, key: Key) -> None:
-        self._key, self._since = key, 0.0
+        self._key = key
+        self._since: float | None = None
 
     def closed(self, seekers: frozenset[Key] | None) -> bool:
         """`seekers`: see `Nobody`."""
         now = time.monotonic()
         if seekers is None or min(seekers, default=self._key) < self._key:
-            self._since = 0.0
+            self._since = None
             return False
-        self._since = self._since or now
+        if self._since is None:
+            self._since = now
         return now - self._since > (CIRCLE_S if seekers else ISOLATED_S)

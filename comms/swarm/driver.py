@@ -262,22 +262,20 @@ class Driver:
         holders = [key for key in known if self._ways.hears(key, self._now())] or known
         fetch = want.digest, frozenset(holders)
         if fetch not in self._fetches and sum(digest == want.digest for digest, _ in self._fetches) < 2:
-            self._fetches[fetch] = self._spawn(self._fetch(want, holders))
+            self._fetches[fetch] = self._spawn(self._fetch(want, holders, fetch))
 
-    async def _fetch(self, want: Want, holders: Sequence[Key]) -> None:
+    async def _fetch(self, want: Want, holders: Sequence[Key], fetch: tuple[bytes, frozenset[Key]]) -> None:
         try:
             data = await self.transport.fetch(want.digest, want.nbytes, holders)
-            blob = Blob(want.digest, data)
-            self.transport.blobs.put(blob)
-            del self._fetches[want.digest, frozenset(holders)]
-            for (digest, _), other in self._fetches.items():
-                if digest == want.digest:
-                    other.cancel()
-            self._take(want.digest, data, (want.slot, want.key))
         except PeerError as error:  # the machine asks again
             log.debug("payload of round %d: %s", want.slot.round, error)
+            return
         finally:
-            self._fetches.pop((want.digest, frozenset(holders)), None)
+            self._fetches.pop(fetch, None)
+        for other in [other for other in self._fetches if other[0] == want.digest]:
+            self._fetches.pop(other).cancel()
+        self.transport.blobs.put(Blob(want.digest, data))
+        self._take(want.digest, data, (want.slot, want.key))
 
     def _decided(self, decision: Decision) -> None:
         frames = {key: self._frames[digest].frame for key, digest, _ in decision.counted}

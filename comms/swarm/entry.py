@@ -121,8 +121,10 @@ class Doorkeeper:
         if hello.lines != self._hash:
             self._transport.refused["other settings"] += 1
             return Welcome("lines")
-        if driver is None or driver.closed:
-            return Welcome("", outside="new" if driver is None else "seeks")
+        if driver is None:
+            return Welcome("", outside="new")
+        if driver.closed:
+            return Welcome("", outside="seeks")
         if not driver.machine.is_member:
             return Welcome("")
         members = driver.machine.view.members

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec.structs import asdict
+
 from thinwire.comms.swarm.deadline import Silence, Timing
 from thinwire.comms.swarm.decision import DOWN, ELSEWHERE, LEFT, REPLACED, SILENT, STAYS, Standing
 from thinwire.comms.swarm.effects import Effect, Record, Send
@@ -167,8 +169,7 @@ class Seat:
 
     def here(self, token: int) -> Here:
         """The same, for who has asked."""
-        beat = self.beat()
-        return Here(beat.epoch, beat.number, beat.slot, beat.work, beat.quorate, beat.yielding, beat.ancestors, token)
+        return Here(**asdict(self.beat()), token=token)
 
     def take(self) -> list[Effect]:
         """All that was asked for since the last time."""
