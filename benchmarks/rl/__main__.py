@@ -95,7 +95,7 @@ def measured(row: Row, template: Record) -> Record:
     """Run a row."""
     seed = template.seed or 0
     one = Sort()
-    environment, start = (one, warm_start(one, seed=seed)) if row.proposed == "nobody" else all_levels(seed)
+    environment, start = (one, warm_start(one, seed=seed)) if row.proposed == "nobody" else all_levels(row.family, seed)
     return record_of(template, run(row, environment, start, seed=seed, updates=template.steps))
 
 
@@ -174,7 +174,8 @@ def verdicts(records: Sequence[Record]) -> list[str]:
         for method, group in groups.items()
     }
     ratios = [each.numbers["ddp_over_sent"] or 0.0 for each in groups.get("average-int4", [])]
-    rates = [each.numbers.get("solve_rate_sought") for each in groups.get("levels-proposer", [])]
+    proposed = {name: group for name, group in groups.items() if name.endswith("-proposer")}
+    rates = {name: [each.numbers.get("solve_rate_sought") for each in group] for name, group in proposed.items()}
     found = checks(medians, min(ratios) if ratios else None, rates) | wired.checks(records)
     return [f"{'yes' if held else 'NO '}  {claim}" for claim, held in found.items()]
 

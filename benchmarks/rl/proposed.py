@@ -1,4 +1,5 @@
-"""Rows in which the tasks have levels, as `examples/rl/proposer.toml` has them: 2 to 8 digits to sort (issue 6, the roles of RL Swarm).
+"""Rows in which the tasks have levels, as configurations of the example have them (the roles of RL Swarm): 2 to 8 digits to sort, which the
+policy soon does, and sums of 1 to 4 digits, most of which it never learns.
 
 Who names the level of each update: "proposer" is the trainer's own (`examples/rl/proposals.py`), "in turn" goes through all of them,
 "hardest" stays at the highest; "nobody" means that there are none. Measured is one sample for each of 512 prompts of all levels.
@@ -21,7 +22,9 @@ from examples.rl.tiny import Characters
 from examples.rl.warmup import Warmup
 
 Proposed = Literal["nobody", "proposer", "in turn", "hardest"]
-CONFIG = Path(__file__).resolve().parents[2] / "examples" / "rl" / "proposer.toml"
+Family = Literal["sort", "addition"]
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "rl"
+CONFIGS: dict[Family, Path] = {"sort": EXAMPLES / "proposer.toml", "addition": EXAMPLES / "sums.toml"}
 
 
 class Course(Protocol):
@@ -63,8 +66,8 @@ class Same:
 class Leveled:
     """Levels. What is sampled is heard at once, since nothing is under way between sampling and learning."""
 
-    def __init__(self, how: Proposed, *, seed: int) -> None:
-        config = _config(seed)
+    def __init__(self, how: Proposed, family: Family, *, seed: int) -> None:
+        config = _config(family, seed)
         self._how, self._curriculum = how, Curriculum(config)
         self._proposals = Proposals(config, self._curriculum, Characters(), bytes(32))
         self.max_new = config.task.max_new_tokens
@@ -87,17 +90,17 @@ class Leveled:
         return {"level": float(self.level), "solve_rate": self.solve_rate}
 
 
-def course(how: Proposed, environment: Environment, *, seed: int) -> Course:
+def course(how: Proposed, family: Family, environment: Environment, *, seed: int) -> Course:
     """That of a row whose accuracy is measured on `environment`."""
-    return Same(environment) if how == "nobody" else Leveled(how, seed=seed)
+    return Same(environment) if how == "nobody" else Leveled(how, family, seed=seed)
 
 
-def all_levels(seed: int) -> tuple[Environment, dict[str, Tensor]]:
+def all_levels(family: Family, seed: int) -> tuple[Environment, dict[str, Tensor]]:
     """All levels, as often each, and a warm start on them."""
-    config = _config(seed)
+    config = _config(family, seed)
     levels = Curriculum(config).demonstrations
     return levels, warm_start(levels, seed=seed, options=Warmup(**asdict(config.warmup)))
 
 
-def _config(seed: int) -> Config:
-    return replace(load(CONFIG), seed=seed)
+def _config(family: Family, seed: int) -> Config:
+    return replace(load(CONFIGS[family]), seed=seed)

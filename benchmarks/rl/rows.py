@@ -1,11 +1,11 @@
 """The rows of the table: how learners of one small policy are fed, and what each row must reach."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.rl.judged import Judged
-from benchmarks.rl.proposed import Proposed
+from benchmarks.rl.proposed import Family, Proposed
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Row:
     nesterov: bool = False  # outer momentum, the default of dense codecs, instead of plain averaging
     judged: Judged = "nobody"  # who gives the rewards instead of the environment
     proposed: Proposed = "nobody"  # who names the level of each update, where tasks have levels
+    family: Family = "sort"  # of those tasks
 
     def __post_init__(self) -> None:
         if min(self.learners, self.groups) < 1 or min(self.foreign, self.staleness) < 0:
@@ -58,15 +59,20 @@ ROWS: dict[str, Row] = {
         Row("levels-proposer", "2 to 8 digits, the proposer names how many", proposed="proposer"),
         Row("levels-in-turn", "2 to 8 digits in turn", proposed="in turn"),
         Row("levels-hardest", "8 digits", proposed="hardest"),
+        Row("sums-proposer", "sums of 1 to 4 digits, the proposer names how many", proposed="proposer", family="addition"),
+        Row("sums-in-turn", "sums of 1 to 4 digits in turn", proposed="in turn", family="addition"),
+        Row("sums-hardest", "sums of 4 digits", proposed="hardest", family="addition"),
     )
 }
 QUICK = ("stale-0", "stale-16", "stale-16-own")
 
 
-def checks(medians: dict[str, dict[int, float]], bytes_ratio: float | None, solve_rates: Sequence[float | None] = ()) -> dict[str, bool]:
+def checks(
+    medians: dict[str, dict[int, float]], bytes_ratio: float | None, solve_rates: Mapping[str, Sequence[float | None]]
+) -> dict[str, bool]:
     """What had to hold, of the rows that are there: `medians` over seeds of the accuracy after so many updates.
 
-    `solve_rates`: with the proposer, of updates 21 to 30, of each seed.
+    `solve_rates`: of updates 21 to 30, of each seed, of the rows with a proposer.
     """
     found: dict[str, bool] = {}
 
@@ -89,6 +95,7 @@ def checks(medians: dict[str, dict[int, float]], bytes_ratio: float | None, solv
     hold("4 + 4 shared >= 4 + 0 by .05", shared, alone, so=(shared or 0) >= (alone or 0) + 0.05)
     hold("1 of 3 judges adversarial, clipped median: >= .65", judged_median, so=(judged_median or 0) >= 0.65)
     hold("1 of 3 judges adversarial, mean: < .4", judged_mean, so=(judged_mean or 0) < 0.4)
-    hold("proposer: .3 to .7 are solved in updates 21 to 30", *solve_rates or (None,), so=all(0.3 <= (r or 0) <= 0.7 for r in solve_rates))
+    for name, rates in solve_rates.items():
+        hold(f"{name}: .3 to .7 are solved in updates 21 to 30", *rates, so=all(0.3 <= (rate or 0) <= 0.7 for rate in rates))
     hold("int4 averaging sends <= 1/50 of DDP's bytes", bytes_ratio, so=(bytes_ratio or 0) >= 50)
     return found

@@ -57,7 +57,7 @@ class Place:
         self._generator = torch.Generator().manual_seed(1_000 * seed + rank)
         self._run, self._waiting, self._made = f"seed {seed}", deque[list[RolloutGroup]](), 0
         self._judge = judging(row.judged, environment)
-        self._course = course(row.proposed, environment, seed=seed)
+        self._course = course(row.proposed, row.family, environment, seed=seed)
         self.version = 0
 
     def average_with(self, group: thinwire.LocalGroup) -> None:

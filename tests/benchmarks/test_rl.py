@@ -136,19 +136,29 @@ def test_judges_reward_what_they_say_and_one_that_shouts_decides_a_mean_only() -
     assert min(rewards["mean"]) == rewards["mean"][0] < -100
 
 
-@pytest.mark.parametrize(("how", "levels"), [("in turn", [2, 3, 4, 5]), ("hardest", [8, 8, 8, 8]), ("proposer", None)])
-def test_levels_are_named_as_the_row_says_and_heard_of(start: dict[str, Tensor], how: Any, levels: list[int] | None) -> None:
-    [seen] = run(Row("r", "r", groups=2, proposed=how), SORT, start, seed=0, updates=4, every=2, policy=small)
+@pytest.mark.parametrize(
+    ("how", "family", "levels"),
+    [
+        ("in turn", "sort", [2, 3, 4, 5]),
+        ("hardest", "sort", [8, 8, 8, 8]),
+        ("proposer", "sort", None),
+        ("in turn", "addition", [1, 2, 3, 4]),
+        ("proposer", "addition", None),
+    ],
+)
+def test_levels_are_named_as_the_row_says_and_heard_of(start: dict[str, Tensor], how: Any, family: Any, levels: list[int] | None) -> None:
+    row = Row("r", "r", groups=2, proposed=how, family=family)
+    [seen] = run(row, SORT, start, seed=0, updates=4, every=2, policy=small)
     named = [each["level"] for each in seen.numbers]
     assert named == levels or levels is None
-    assert set(named) <= set(range(2, 9))
+    assert set(named) <= set({"sort": range(2, 9), "addition": range(1, 5)}[family])
     assert all(0 <= each["solve_rate"] <= 1 for each in seen.numbers)
-    again = run(Row("r", "r", groups=2, proposed=how), SORT, start, seed=0, updates=4, every=2, policy=small)
+    again = run(row, SORT, start, seed=0, updates=4, every=2, policy=small)
     assert [each["level"] for each in again[0].numbers] == named
 
 
 def test_the_proposer_goes_where_half_is_solved() -> None:
-    course = Leveled("proposer", seed=0)
+    course = Leveled("proposer", "sort", seed=0)
 
     def groups(version: int) -> list[RolloutGroup]:
         environment = course.choose(version)
@@ -225,14 +235,15 @@ def test_the_table_and_the_verdicts_are_of_medians(tmp_path: Path, capsys: pytes
 
 
 def test_nothing_is_promised_of_rows_that_were_not_measured() -> None:
-    assert checks({}, None) == {}
+    assert checks({}, None, {}) == {}
 
 
 def test_each_seed_of_the_proposer_has_to_solve_about_half() -> None:
-    [claim] = checks({}, None, [0.5])
-    assert "21 to 30" in claim
-    assert [checks({}, None, rates)[claim] for rates in ([0.3, 0.7], [0.5, 0.8], [0.2])] == [True, False, False]
-    assert not checks({}, None, [None])
+    def held(*rates: float | None) -> list[bool]:
+        return list(checks({}, None, {"sums-proposer": rates}).values())
+
+    assert [held(0.3, 0.7), held(0.5, 0.8), held(0.2), held(None)] == [[True], [False], [False], []]
+    assert list(checks({}, None, {"levels-proposer": [0.5]})) == ["levels-proposer: .3 to .7 are solved in updates 21 to 30"]
 
 
 def test_what_was_measured_is_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: dict[str, Tensor]) -> None:
