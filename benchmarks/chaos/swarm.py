@@ -76,7 +76,9 @@ class Swarm:
         """It is about to die; `kind` of death unless too few are left to decide at once."""
         if not member.ending and self.watch.seen[member.name].since is not None:
             left = [other for other in self.up() if other is not member and not other.ending]
-            self.watch.wounded(self.clock(), kind if 2 * len(left) > self.size else FEW)
+            self.watch.wounded(self.clock(), kind)
+            if 2 * len(left) <= self.size:
+                self.watch.worsened(FEW)
         member.ending = True
 
     def freeze(self, member: Member, frozen: bool) -> None:

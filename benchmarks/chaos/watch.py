@@ -86,6 +86,10 @@ class Watch:
         """A member was killed: the next committed round ends the wait."""
         self._wounds.append((now, kind))
 
+    def worsened(self, kind: str) -> None:
+        """What was killed since the last round counts as this kind: it is not the first of several kills that the wait comes from."""
+        self._wounds = [(wound, kind) for wound, _ in self._wounds]
+
     def froze(self, name: str, now: float, frozen: bool) -> None:
         """It was stopped, or goes on."""
         if not self.up():

@@ -25,7 +25,7 @@ AGAIN_S = 0.1
 TOLD_S = 10.0
 MET = 32  # members that are looked up at a time
 RECALL_S = 3.0  # of trying the peers that were named before those of earlier days are tried too
-CIRCLE_S, ISOLATED_S = 3.0, 10.0  # of finding nobody but others who seek as well; nobody at all
+CIRCLE_S, ISOLATED_S = 3.0, 6.0  # of finding nobody but others who seek as well; nobody at all
 ASKED_S = 3.0  # of waiting for other members before the word of one counts that refuses
 
 

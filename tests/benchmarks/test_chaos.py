@@ -94,6 +94,17 @@ def test_recovery_is_from_the_kill_to_the_next_round_that_anybody_applies() -> N
     assert watch.rounds == 2
 
 
+def test_the_first_of_several_kills_waits_for_the_same_reason_as_the_last() -> None:
+    watch = watched("a", "b", "c")
+    watch.wounded(1.0, "kill")
+    applied(watch, "a", 1.5, 0)
+    watch.wounded(3.0, "kill")
+    watch.wounded(3.1, "kill")
+    watch.worsened("few are left")
+    applied(watch, "c", 5.0, 1)
+    assert watch.recoveries == {"kill": [0.5], "few are left": [2.0, pytest.approx(1.9)]}
+
+
 def test_two_states_of_one_round_are_divergent_but_not_in_two_epochs() -> None:
     watch = watched("a", "b", "c")
     applied(watch, "a", 2.0, 4, "x")
