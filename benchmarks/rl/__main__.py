@@ -129,7 +129,7 @@ def record_of(template: Record, seen: Sequence[Seen]) -> Record:
 
 def table(records: Sequence[Record]) -> Table:
     """A row a method: medians over seeds."""
-    made = Table(title="sampled accuracy, of five digits to sort or of all levels: median of seeds (least - greatest at the end)", title_justify="left")
+    made = Table(title="sampled accuracy, of five digits or all levels: median of seeds (least - greatest)", title_justify="left")
     for heading in (
         "row",
         *(f"after {at}" for at in SHOWN),
