@@ -84,6 +84,7 @@ class Killing:
     killed_at: int | None = None
     back: bool = False
     _gone: bool = False
+    _in: bool = False
     _when: float = 0.0
 
     def look(self, run: Run) -> None:
@@ -93,7 +94,10 @@ class Killing:
             run.start(self.who, "trainer", run.trainer_keys, run.address)
 
     def hear(self, run: Run, name: str, event: dict[str, Any]) -> None:
-        """Kill it when its time has come. Raises `RunError` when that is over before it was heard of."""
+        """Kill it when its time has come. Raises `RunError` when that is over before it was heard of, or the run before it was in again."""
+        self._in = self._in or (self.back and name == self.who and event["event"] == "joined")
+        if event["event"] == "end" and name != self.who and self.killed_at is not None and not self._in:
+            raise RunError(f"{name} was at its end before {self.who} was back, which would wait for it for ever; give more --updates")
         if name != self.who or self.killed_at is not None or event["event"] != "update" or event["update"] < self.at[0]:
             return
         if event["update"] > self.at[1]:

@@ -28,7 +28,7 @@ def said(event: str, at_s: float = 1.0, **numbers: Any) -> dict[str, Any]:
 class FakeRun:
     """A run that says what a test puts in; a process that is killed ends at once, one that is started again says its part."""
 
-    def __init__(self, *told: tuple[str, dict[str, Any] | None], again: tuple[dict[str, Any], ...] = ()) -> None:
+    def __init__(self, *told: tuple[str, dict[str, Any] | None], again: tuple[tuple[str, dict[str, Any]], ...] = ()) -> None:
         self.trainers, self.trainer_keys, self.address = ["trainer0", "trainer1"], ["a", "b"], "/ip4/somewhere"
         self.told: Queue[tuple[str, dict[str, Any] | None]] = Queue()
         for each in told:
@@ -45,22 +45,23 @@ class FakeRun:
 
     def start(self, *words: Any) -> None:
         self.started.append(words)
-        for event in self.again:
-            self.told.put((words[0], event))
+        for each in self.again:
+            self.told.put(each)
 
 
 def listen(run: FakeRun, **options: Any) -> Heard:
     return heard(run, **options)  # type: ignore[arg-type]
 
 
-def template(name: str, updates: int = 80) -> Record:
+def template(name: str, updates: int = 160) -> Record:
     return next(due(Options(rows=(name,), seeds=(0,), updates=updates))).template
 
 
 def test_the_second_trainer_is_killed_once_and_started_again_with_its_keys() -> None:
     ends = said("end", accuracy=0.9, sha256="s")
     updates = [("trainer1", said("update", update=n)) for n in (29, 30, 31)]
-    run = FakeRun(*updates, ("trainer0", ends), again=(said("resumed", update=20), said("joined", update=40), ends))
+    back = [("trainer1", said("resumed", update=20)), ("trainer1", said("joined", update=40)), ("trainer0", ends), ("trainer1", ends)]
+    run = FakeRun(*updates, again=tuple(back))
     told = listen(run, killing=Killing(away_s=0.0))
     assert run.killed == ["trainer1"]
     assert run.started == [("trainer1", "trainer", ["a", "b"], "/ip4/somewhere")]
@@ -72,6 +73,11 @@ def test_the_second_trainer_is_killed_once_and_started_again_with_its_keys() -> 
 def test_a_trainer_that_comes_in_after_its_time_is_not_killed_but_said() -> None:
     with pytest.raises(RunError, match="came in at update 36, later than 35"):
         listen(FakeRun(("trainer1", said("update", update=36))), killing=Killing())
+
+
+def test_a_run_that_is_over_before_the_killed_one_is_back_is_said_instead_of_waited_for() -> None:
+    with pytest.raises(RunError, match=r"trainer0 was at its end before trainer1 was back.*more --updates"):
+        listen(FakeRun(("trainer1", said("update", update=30)), ("trainer0", said("end")), again=()), killing=Killing(away_s=0.0))
 
 
 def test_a_process_that_ends_before_its_time_ends_the_row_with_its_last_words() -> None:
@@ -175,8 +181,8 @@ def test_rows_are_configurations_that_their_files_and_the_suite_allow(tmp_path: 
         assert (launch.config.seed, launch.config.train.updates, launch.verifiers) == (2, 50, 0)
         assert (launch.config.learners.count > 1) == row.killed
     assert WIRED["link-pull"].launch(tmp_path, seed=0, updates=50).config.train.mode == "pull"
-    with pytest.raises(ValueError, match="at least 50"):
-        Options(rows=("killed-int4",), updates=40)
+    with pytest.raises(ValueError, match="at least 160"):
+        Options(rows=("killed-int4",), updates=80)
     made = replace(template("killed-int4"), status=OK)
     assert (made.members, made.sync_every) == (2, 10)
 
