@@ -16,6 +16,7 @@ class Life:
         self._last: tuple[Place, float] | None = None
         self._decided: At | None = None
         self._applied: At | None = None
+        self._known_from: Slot | None = None  # decisions of earlier slots may have been in a hole: members hear them ahead of applying
         self._state = ""
         self._sums: tuple[int, int] | None = (0, 0)
         self._epochs: dict[Slot, str] = {}  # of decided slots that are to be applied
@@ -52,7 +53,7 @@ class Life:
 
     def _hole(self) -> None:
         self._run.holes += 1
-        self._decided = self._applied = self._sums = None
+        self._decided = self._applied = self._known_from = self._sums = None
         self._state = ""
         self._epochs = {}
 
@@ -60,6 +61,7 @@ class Life:
         slot = slot_of(event)
         self._run.saw(event.digest, place)
         self._decided = self._applied = slot, True
+        self._known_from = slot
         self._state = event.after
         self._epochs = {}
         if event.after:
@@ -75,13 +77,14 @@ class Life:
         self._run.saw(event.digest, place)
         self._follow("decided", place, event, self._decided)
         self._decided = slot, False
+        self._known_from = self._known_from or slot
         self._epochs[slot] = event.digest
         self._run.decide(place, event)
 
     def _apply(self, place: Place, event: Event) -> None:
         slot = slot_of(event)
         digest = self._epochs.pop(slot, None)
-        if digest is None and self._applied is not None:
+        if digest is None and self._known_from is not None and slot >= self._known_from:
             self._expect("once", False, f"round {event.round} is applied again, or before it was decided", place)
         elif digest is not None:
             said = f"round {event.round} was decided in epoch {digest[:8]} and applied in {event.digest[:8]}"

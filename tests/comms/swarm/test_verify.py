@@ -214,6 +214,24 @@ def test_lines_that_a_full_disk_lost_are_a_hole_and_no_violation(tmp_path: Path)
     assert "1 holes" in verdict.notes[0]
 
 
+def test_decisions_that_were_heard_ahead_of_applying_may_be_in_the_hole(tmp_path: Path) -> None:
+    end(run(tmp_path))
+
+    def lose(lines: Lines) -> None:
+        ahead = [find(lines, "commit", round) for round in (3, 4, 5)]
+        at, clock = lines.index(ahead[0]), [line["mono"] for line in lines]
+        lines[at:] = [*ahead, *(line for line in lines[at:] if line not in ahead)]
+        for seq, (line, mono) in enumerate(zip(lines, clock, strict=True)):
+            line |= {"seq": seq, "mono": mono}
+        ahead[2]["lost"] = 2
+        del lines[at : at + 2]
+
+    change(tmp_path, 1, lose)
+    verdict = check(tmp_path)
+    assert verdict.green, verdict.violations
+    assert "1 holes" in verdict.notes[0]
+
+
 def test_rotated_histories_are_checked_as_far_as_they_go(tmp_path: Path) -> None:
     everybody = [Member(tmp_path, i) for i in range(2)]
     everybody[1].history = History(tmp_path, member=KEYS[1], nonce=b"small...", segment_nbytes=4000, segments=3)
