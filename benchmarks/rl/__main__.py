@@ -3,7 +3,7 @@
     thinwire bench rl                       21 rows, 3 seeds: about half an hour of one core
     thinwire bench rl --quick               3 rows, one seed: a minute
     thinwire bench rl --rows average-int4 --seeds 0 1 2 3
-    thinwire bench rl --rows killed-int4 --updates 160                       processes, one is killed: 3 seeds, 8 minutes of two cores
+    thinwire bench rl --rows killed-int4 --updates 320                       processes, one is killed: 3 seeds, 8 minutes of two cores
     thinwire bench rl --rows link-pull link-s1 link-s2 link-push_pull        processes over slow links (root): 3 seeds, 40 minutes
     thinwire bench rl --show
 
@@ -40,7 +40,7 @@ from examples.rl.tiny import Tiny
 
 SHOWN = (0, 20, 40, 60, 80)
 SOUGHT = range(20, 30)  # updates in which the proposer has to have found its level
-KILLED_LEAST = 160  # updates: the other one is not to be at its end before it has come back
+KILLED_LEAST = 320  # updates: the other one is not to be at its end before it has come back
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def listen(run: FakeRun, **options: Any) -> Heard:
     return heard(run, **options)  # type: ignore[arg-type]
 
 
-def template(name: str, updates: int = 160) -> Record:
+def template(name: str, updates: int = 320) -> Record:
     return next(due(Options(rows=(name,), seeds=(0,), updates=updates))).template
 
 
@@ -181,7 +181,7 @@ def test_rows_are_configurations_that_their_files_and_the_suite_allow(tmp_path: 
         assert (launch.config.seed, launch.config.train.updates, launch.verifiers) == (2, 50, 0)
         assert (launch.config.learners.count > 1) == row.killed
     assert WIRED["link-pull"].launch(tmp_path, seed=0, updates=50).config.train.mode == "pull"
-    with pytest.raises(ValueError, match="at least 160"):
+    with pytest.raises(ValueError, match="at least 320"):
         Options(rows=("killed-int4",), updates=80)
     made = replace(template("killed-int4"), status=OK)
     assert (made.members, made.sync_every) == (2, 10)
