@@ -22,7 +22,7 @@ from thinwire.comms.door import Snapshot
 from thinwire.comms.swarm.transfer import Manifest, pack
 
 WANTED_S = 3.0  # a newcomer that looks for a state asks ten times a second
-LEASE_S = 20.0  # without a word of the newcomer
+LEASE_S = 6.0  # without a word of the newcomer
 KEPT = 4
 KEPT_NBYTES = 256 << 20  # beyond it only the newest state is kept, and LEASED
 LEASED = 2  # states that newcomers may hold at a time: later ones get the newest of these
@@ -71,9 +71,15 @@ class Offers:
         self._pack_soon()
 
     def newest(self) -> Offer | None:
-        """The newest packed state."""
+        """The newest packed state; None while a newer one is due: who took one that was packed for somebody else, long ago, would have to
+        follow all rounds since, whose payloads may be gone."""
         with self._lock:
-            return next(reversed(self._packed.values()), None)
+            offer = next(reversed(self._packed.values()), None)
+            room = len(self._leased()) < LEASED
+        if offer is None or self._latest is None:
+            return offer
+        stale = self._latest.round - offer.manifest.round > 2 * self.stride
+        return None if stale and room else offer
 
     def lease(self, round: int) -> Offer | None:
         """The packed state before `round`, if it is still kept; it stays for another `LEASE_S`, unless too many are leased."""

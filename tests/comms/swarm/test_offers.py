@@ -8,7 +8,7 @@ import torch
 from thinwire.comms.door import Snapshot
 from thinwire.comms.swarm import offers as module
 from thinwire.comms.swarm.blobs import digest_of
-from thinwire.comms.swarm.offers import KEPT, LEASE_S, LEASED, Offers
+from thinwire.comms.swarm.offers import KEPT, LEASE_S, LEASED, WANTED_S, Offers
 
 Clock = Callable[[float], None]
 
@@ -95,6 +95,18 @@ def test_where_enough_states_are_leased_newcomers_get_the_newest_of_them(offers:
     newest = offers.newest()
     assert newest is not None
     assert newest.manifest.round == LEASED + 1
+
+
+def test_what_was_packed_for_somebody_long_ago_is_not_offered_to_the_next(offers: Offers, clock: Clock) -> None:
+    pack(offers, 0)
+    clock(WANTED_S + 1)
+    for round in range(1, 10):
+        offers.put(Snapshot(round, {"weight": torch.ones(4)}, b"{}"))
+    assert offers.newest() is None
+    pack(offers, 10)
+    newest = offers.newest()
+    assert newest is not None
+    assert newest.manifest.round == 10
 
 
 def test_a_large_state_is_kept_once_and_where_it_is_leased(offers: Offers, monkeypatch: pytest.MonkeyPatch) -> None:
