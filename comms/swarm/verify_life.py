@@ -16,7 +16,7 @@ class Life:
         self._last: tuple[Place, float] | None = None
         self._decided: At | None = None
         self._applied: At | None = None
-        self._known_from: Slot | None = None  # decisions of earlier slots may have been in a hole: members hear them ahead of applying
+        self._known_from: Slot | None = (0, 0)  # decisions of earlier slots may have been in a hole: members hear them ahead of applying
         self._state = ""
         self._sums: tuple[int, int] | None = (0, 0)
         self._epochs: dict[Slot, str] = {}  # of decided slots that are to be applied
