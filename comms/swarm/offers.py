@@ -75,7 +75,7 @@ class Offers:
         follow all rounds since, whose payloads may be gone."""
         with self._lock:
             offer = next(reversed(self._packed.values()), None)
-            room = len(self._leased()) < LEASED
+            room = self._room()
         if offer is None or self._latest is None:
             return offer
         stale = self._latest.round - offer.manifest.round > 2 * self.stride
@@ -85,7 +85,7 @@ class Offers:
         """The packed state before `round`, if it is still kept; it stays for another `LEASE_S`, unless too many are leased."""
         with self._lock:
             offer = self._packed.get(round)
-            if offer is not None and (round in self._leases or len(self._leased()) < LEASED):
+            if offer is not None and (round in self._leases or self._room()):
                 self._leases[round] = time.monotonic() + LEASE_S
             return offer
 
@@ -110,12 +110,15 @@ class Offers:
         self._leases = {round: until for round, until in self._leases.items() if until > now and round in self._packed}
         return set(self._leases)
 
+    def _room(self) -> bool:
+        return len(self._leased()) < LEASED
+
     def _pack_soon(self) -> None:
         latest = self._latest
         if latest is None or latest.round % self.stride or latest.round in self._packed:
             return
         with self._lock:
-            room = len(self._leased()) < LEASED
+            room = self._room()
         if room and (self._busy is None or self._busy.done()):
             self._busy = self._pool.submit(self._pack, latest)
 
