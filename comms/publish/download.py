@@ -15,6 +15,7 @@ from thinwire.comms.publish.desk import named
 from thinwire.comms.publish.questions import CHUNKS, Holdings, Want, from_bits, holdings_nbytes, pack, to_bits, unpack
 from thinwire.comms.publish.shelf import Entry, Shelf
 from thinwire.comms.swarm.blobs import Blob
+from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.transport import Key, PeerError, Transport
 
 PARALLEL = 8  # chunks on their way at once
@@ -88,9 +89,7 @@ class Download:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end(self._tasks)
         await self._ask_around()  # the publisher learns who has it all
 
     async def _ask_around(self) -> None:

@@ -15,6 +15,7 @@ from thinwire.comms.publish.questions import NOTICE
 from thinwire.comms.publish.shelf import Shelf
 from thinwire.comms.publish.weights import NamedTensors, Snapshot, sha256_of, snapshot, split
 from thinwire.comms.swarm.blobs import CHUNK_NBYTES, Blob
+from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.transport import Key, PeerError, Transport
 
@@ -77,9 +78,7 @@ class Publisher:
     async def close(self) -> None:
         """Answer no more, and let go of all chunks."""
         self._desk.close()
-        for task in list(self._notices):
-            task.cancel()
-        await asyncio.gather(*self._notices, return_exceptions=True)
+        await end(self._notices)
         self._shelf.clear()
 
     @property

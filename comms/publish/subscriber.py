@@ -17,6 +17,7 @@ from thinwire.comms.publish.publisher import Held
 from thinwire.comms.publish.questions import HEAD, MANIFEST, NOTICE, Head, pack
 from thinwire.comms.publish.shelf import Entry, Shelf
 from thinwire.comms.publish.weights import sha256_of, split
+from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.transport import Key, PeerError, Transport
 from thinwire.comms.wire import WireError
 
@@ -83,8 +84,7 @@ class Subscriber:
     async def close(self) -> None:
         """Stop following and serving; the weights stay."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end([self._task])
         self._desk.close()
         self._peers.close()
         self._shelf.clear()

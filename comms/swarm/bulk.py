@@ -21,6 +21,7 @@ import xxhash
 
 from thinwire.comms.swarm.blobs import CHUNK_NBYTES, Blob, BlobStore, digest_of
 from thinwire.comms.swarm.coding import CODED, Coder, decoded
+from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Traffic
 
 log = logging.getLogger("thinwire")
@@ -184,9 +185,7 @@ class Bulk:
         try:
             await asyncio.gather(*parts)
         finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
+            await end(parts)
 
     async def _push_part(self, peer: Key, blob: Blob, offset: int, length: int) -> None:
         async with self._stream(peer, PUSH, "push") as (reader, writer):
@@ -281,9 +280,7 @@ class _Fetch:
         try:
             await asyncio.gather(*lanes)
         finally:
-            for lane in lanes:
-                lane.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
+            await end(lanes)
         if self._left:
             raise PeerError("no holder left", "; ".join(self.why[-4:]) or "nobody holds it")
 

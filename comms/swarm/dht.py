@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
+from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.envelope import EnvelopeError, run_tag
 from thinwire.comms.swarm.hive import hive
 from thinwire.comms.swarm.identity import key_of, raw_peer_id_of
@@ -72,10 +73,7 @@ class Board:
         if self._node is not None:
             node, self._node = self._node, None
             node.is_alive = False
-            left = [task for task in asyncio.all_tasks() if _owner(task) in (node, node.protocol)]  # hivemind starts them and looks away
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await end(task for task in asyncio.all_tasks() if _owner(task) in (node, node.protocol))  # hivemind starts them and looks away
 
     async def meet(self, peers: Sequence[Key]) -> None:
         """Make peers known to the DHT that it may have missed, and through them the nodes nearest to this one."""

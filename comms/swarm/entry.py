@@ -23,6 +23,7 @@ from thinwire.comms.door import RefusedError, Snapshot, first_difference
 from thinwire.comms.swarm.access import Access
 from thinwire.comms.swarm.decision import Standing
 from thinwire.comms.swarm.driver import Driver
+from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.offers import LEASE_S, Offers
 from thinwire.comms.swarm.transfer import MANIFEST_NBYTES, read_manifest, unpack
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, PeerError, Transport
@@ -204,7 +205,7 @@ async def ask_at_doors(
         log.info("the state could not be had (%s): asking again", error)
         return nobody
     finally:
-        held.cancel()
+        await end([held])
     return Found(snapshot, answer.standing, dict(doors))
 
 

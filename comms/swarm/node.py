@@ -18,6 +18,7 @@ from typing import Any
 from thinwire.comms.swarm.blobs import Blob, BlobStore
 from thinwire.comms.swarm.bulk import ASK, FETCH, PUSH, Bulk
 from thinwire.comms.swarm.dht import Board
+from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.identity import Identity, key_of, raw_peer_id_of
 from thinwire.comms.swarm.notices import QUESTION, Notices
 from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions, can_relay, key_in
@@ -78,19 +79,17 @@ class Node(Transport):
 
     async def close(self) -> None:
         self._standing.clear()
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
-            self._watcher = None
-        await self._peers.close()
-        serving = list(self._serving)
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
-        await self._board.detach()
-        if self._daemon is not None:
-            daemon, self._daemon = self._daemon, None
-            await daemon.close()
+        try:
+            if self._watcher is not None:
+                await end([self._watcher])
+                self._watcher = None
+            await self._peers.close()
+            await end(self._serving)
+            await self._board.detach()
+        finally:  # whoever waits for all that may lose patience: p2pd is not left alone
+            if self._daemon is not None:
+                daemon, self._daemon = self._daemon, None
+                await daemon.close()
 
     def addresses(self) -> list[str]:
         return [f"{address}/p2p/{self.identity.peer_id}" for address in self._addresses]

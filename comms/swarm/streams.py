@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.link import Link, shake_hands
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, MAX_QUEUED_MESSAGES, Key, PeerError
 
@@ -92,12 +93,12 @@ class Peers:
         tasks = [wish.task for wish in self._wishes.values() if wish.task is not None]
         for peer in {*self._wishes, *self._links}:
             self.disconnect(peer)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
     async def _keep(self, peer: Key, wish: _Wish) -> None:
         """Dial, serve, dial again; on_turn(peer, False) is also said when the first of several attempts fails."""
         pause_s = 0.0
-        while True:
+        while self._wishes.get(peer) is wish:
             try:
                 reader, writer = await self._dial(peer, wish.addresses)
                 pause_s = 0.0

@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.identity import Identity
 from thinwire.comms.swarm.node import Node
 from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions
@@ -57,11 +58,7 @@ class World:
 
     def close(self) -> None:
         self.run(_close(self.nodes))
-        left = asyncio.all_tasks(self.runner)  # of hivemind: what `asyncio.run` does
-        for task in left:
-            task.cancel()
-        if left:
-            self.runner.run_until_complete(asyncio.wait(left))
+        self.runner.run_until_complete(end(asyncio.all_tasks(self.runner)))  # hivemind's
         self.runner.run_until_complete(self.runner.shutdown_default_executor())
         self.runner.close()
 
