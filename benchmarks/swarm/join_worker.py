@@ -1,6 +1,7 @@
 """One worker process: `python -m benchmarks.swarm.join_worker`; all train but the last, which joins them and leaves again and again."""
 
 import os
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from thinwire import DiLoCo, RoundInfo
 
 IN_S = 120.0
 ROUNDS = 3  # that a newcomer stays for
+CALM_S = 2.0  # between a start and the next join: what both are compared with
 AFTERWARDS = 50  # steps after the last has gone
 JOIN_S = 5.0  # what one is taken to last, for the patience of the parent
 
@@ -70,7 +72,7 @@ class Stays:
 
 
 class Comes:
-    """Joins, takes part in three rounds and leaves."""
+    """Joins, takes part in three rounds and leaves; then starts once more, in a run of its own, and is no newcomer to anybody."""
 
     def __init__(self, asked: dict[str, Any], rank: int) -> None:
         os.nice(19)  # it stands for another machine: it takes no time from those that are measured
@@ -80,10 +82,21 @@ class Comes:
         return 0.0
 
     def run(self, joins: int) -> dict[str, Any]:
-        return {"joins": [self._join() for _ in range(joins)]}
+        return {"joins": [self._join() | {"start": self._start()} for _ in range(joins)]}
 
     def check(self) -> None:
         return None
+
+    def _start(self) -> dict[str, float]:
+        """All that a start is without the others, and on the same processors."""
+        began = time.monotonic()
+        trains = Trains(self._asked | {"run": secrets.token_hex(8), "seed": secrets.token_hex(32), "port": 0}, rank=0)
+        _train_until(trains, lambda t: t.together == 1)
+        counted = time.monotonic()
+        trains.opt.close()
+        ended = time.monotonic()
+        time.sleep(CALM_S)
+        return {"began": began, "counted": counted, "ended": ended}
 
     def _join(self) -> dict[str, Any]:
         began = time.monotonic()

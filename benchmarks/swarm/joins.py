@@ -6,8 +6,9 @@
 
 Members sleep 20 ms a step, which stands for their computing, so that few processors carry all of them; what `opt.step()` takes beside is
 compared between the steps while somebody comes in (from its first word on, up to the round that counts it) and those while nobody does. A
-round in which the newcomer counts is one of more members: what that adds is told apart. Each run appends one record to
-`benchmarks/results/joins.jsonl`.
+round in which the newcomer counts is one of more members: what that adds is told apart, and so is what the newcomer's process takes of the
+processors that it shares with the members here: after each join it starts once more in a run of its own, of which they know nothing. Each
+run appends one record to `benchmarks/results/joins.jsonl`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -86,7 +87,7 @@ class Bench(Kept):
         *members, newcomer = seen.seen
         joins = newcomer["joins"]
         steps = [step for member in members for step in member["steps"]]
-        ordinary, due, larger = added(steps, [each["times"] for each in joins], len(members))
+        found = added(steps, [each["times"] for each in joins], [each["start"] for each in joins], len(members))
         differ = [i for i, each in enumerate(joins) if not same_bits(each["hashes"], [member["hashes"] for member in members])]
         state = joins[0]["state"]
         by_transport = Percentiles.of(each["received"] / state for each in joins)
@@ -102,11 +103,7 @@ class Bench(Kept):
             },
             numbers={
                 "joins": len(joins),
-                "added_ms": MS * ordinary.mean,
-                "added_p95_ms": MS * ordinary.p95,
-                "added_due_ms": MS * due.mean,
-                "added_due_p95_ms": MS * due.p95,
-                "larger_ms": MS * larger,
+                **{name: MS * seconds for name, seconds in found.items()},
                 "state_nbytes": state,
                 "state_ratio": by_transport.p99,
                 "state_ratio_p50": by_transport.p50,
@@ -119,46 +116,42 @@ class Bench(Kept):
         )
 
 
-@dataclass(frozen=True)
-class Added:
-    """Seconds of a step while somebody comes in, less those while nobody does."""
-
-    mean: float
-    p95: float
+Step = tuple[float, float, int]
+Times = dict[str, float]
 
 
-def added(steps: Sequence[tuple[float, float, int]], joins: Sequence[dict[str, float]], stay: int) -> tuple[Added, Added, float]:
-    """What joins add to ordinary steps, and to those in which a round of those that `stay` lands; what one more member adds to a round.
+def added(steps: Sequence[Step], joins: Sequence[Times], starts: Sequence[Times], stay: int) -> dict[str, float]:
+    """Seconds that joins add to a member's steps, by name: `added_ms` and, of a 95th percentile, `added_p95_ms`; `added_due_ms` of steps
+    in which a round of those that `stay` lands; `start_ms` and so on, what `starts` add that are no joins; and `larger_ms`, what one more
+    member adds to a round.
 
     `steps`: (when, seconds, how many counted in the round that landed, or 0).
 
-    >>> ordinary = [*((t, 0.001, 0) for t in range(8)), (10.0, 0.003, 0)]
-    >>> rounds = [(8.0, 0.1, 3), (10.5, 0.1, 3), (10.9, 0.2, 4)]
-    >>> added([*ordinary, *rounds], [{"began": 9.5, "counted": 11.0, "ended": 12.0}], stay=3)
-    (Added(mean=0.002, p95=0.002), Added(mean=0.0, p95=0.0), 0.1)
+    >>> ordinary = [*((t, 0.001, 0) for t in range(8)), (10.0, 0.003, 0), (12.5, 0.002, 0)]
+    >>> rounds = [(8.0, 0.1, 3), (10.5, 0.1, 3), (10.9, 0.2, 4), (12.6, 0.1, 3)]
+    >>> join, start = {"began": 9.5, "counted": 11.0, "ended": 12.0}, {"began": 12.1, "counted": 13.0, "ended": 14.0}
+    >>> found = added([*ordinary, *rounds], [join], [start], stay=3)
+    >>> {name: round(seconds, 6) for name, seconds in found.items() if "p95" not in name}
+    {'added_ms': 0.002, 'start_ms': 0.001, 'added_due_ms': 0.0, 'start_due_ms': 0.0, 'larger_ms': 0.1}
     """
-
-    def split(counted: int) -> tuple[list[float], list[float]]:
-        inside, outside = list[float](), list[float]()
-        for when, took, together in steps:
-            if together == counted:
-                if any(times["began"] <= when <= times["counted"] for times in joins):
-                    inside.append(took)
-                elif not any(times["counted"] < when <= times["ended"] for times in joins):
-                    outside.append(took)
-        if not inside or not outside:
-            raise RunError("no step falls while somebody joins, or none while nobody does; ask for more --joins")
-        return inside, outside
-
-    ordinary, due = split(0), split(stay)
+    found = dict[str, float]()
+    for due, counted in (("", 0), ("_due", stay)):
+        some = [step for step in steps if step[2] == counted]
+        quiet = [took for when, took, _ in some if not _during(when, [*joins, *starts], "ended")]
+        for name, spans in (("added", joins), ("start", starts)):
+            inside = [took for when, took, _ in some if _during(when, spans, "counted")]
+            if not inside or not quiet:
+                raise RunError("no step falls while somebody joins, or none while nobody does; ask for more --joins")
+            found[f"{name}{due}_ms"] = mean(inside) - mean(quiet)
+            found[f"{name}{due}_p95_ms"] = Percentiles.of(inside).p95 - Percentiles.of(quiet).p95
     larger = [took for _, took, together in steps if together > stay]
     if not larger:
         raise RunError("no newcomer has counted in any round of the others")
-    return _difference(*ordinary), _difference(*due), mean(larger) - mean(due[1])
+    return found | {"larger_ms": mean(larger) - mean(quiet)}
 
 
-def _difference(inside: Sequence[float], outside: Sequence[float]) -> Added:
-    return Added(mean(inside) - mean(outside), Percentiles.of(inside).p95 - Percentiles.of(outside).p95)
+def _during(when: float, spans: Sequence[Times], until: str) -> bool:
+    return any(times["began"] <= when <= times[until] for times in spans)
 
 
 def same_bits(newcomer: dict[str, str], members: Sequence[dict[str, str]]) -> bool:
@@ -178,6 +171,7 @@ def table(records: Sequence[Record]) -> Table:
         "state s p50",
         "added ms a step (p95)",
         "a round's step (p95)",
+        "a start's",
         "one more in it",
         "x state",
         "on the wire",
@@ -196,6 +190,7 @@ def table(records: Sequence[Record]) -> Table:
             f"{state.p50:.2f}",
             f"{numbers['added_ms']:.2f} ({numbers['added_p95_ms']:.2f})",
             f"{numbers['added_due_ms']:.1f} ({numbers['added_due_p95_ms']:.1f})",
+            f"{numbers['start_ms']:.2f}, {numbers['start_due_ms']:.1f}" if "start_ms" in numbers else "",
             f"{numbers.get('larger_ms') or 0:.1f}",
             f"{numbers['state_ratio']:.3f}",
             f"{numbers['interface_ratio']:.3f}",

@@ -3,6 +3,7 @@
 The optimizer offers a `Snapshot` after every round, which costs nothing. While a newcomer looks for a state, each one that is offered is
 packed by a thread of its own; the last few are kept, so that members which are a round apart have one in common. A newcomer that has found
 one leases it for as long as it takes to come over its link: without that a round would end before its state has arrived, and the next too.
+With the lease the packing ends.
 
 Where rounds follow each other faster than a state is packed, each member would pack what its thread comes to, and no two of them the same.
 So every member packs multiples of a power of two: of two members the rounds of the slower one are among those of the faster one.
@@ -86,6 +87,8 @@ class Offers:
         with self._lock:
             offer = self._packed.get(round)
             if offer is not None and (round in self._leases or self._room()):
+                if round not in self._leases:
+                    self._wanted_until = 0.0  # what was wanted is had; who else wants one asks again, ten times a second
                 self._leases[round] = time.monotonic() + LEASE_S
             return offer
 

@@ -67,8 +67,9 @@ def test_a_newcomer_has_to_share_a_round_and_its_bits_with_all_members() -> None
 
 
 def test_what_joins_add_needs_steps_with_and_without() -> None:
+    join, start = {"began": 0.0, "counted": 2.0, "ended": 3.0}, {"began": 4.0, "counted": 5.0, "ended": 6.0}
     with pytest.raises(RunError, match="ask for more --joins"):
-        joins.added([(1.0, 0.1, 0)], [{"began": 0.0, "counted": 2.0, "ended": 3.0}], 3)
-    quiet, busy = [(5.0, 0.1, 0), (6.0, 0.1, 3)], [(1.0, 0.1, 0), (1.5, 0.1, 3)]
+        joins.added([(1.0, 0.1, 0)], [join], [start], 3)
+    quiet, busy = [(9.0, 0.1, 0), (9.5, 0.1, 3)], [(1.0, 0.1, 0), (1.5, 0.1, 3), (4.5, 0.1, 0), (4.6, 0.1, 3)]
     with pytest.raises(RunError, match="has counted"):
-        joins.added([*quiet, *busy], [{"began": 0.0, "counted": 2.0, "ended": 3.0}], 3)
+        joins.added([*quiet, *busy], [join], [start], 3)

@@ -97,6 +97,22 @@ def test_where_enough_states_are_leased_newcomers_get_the_newest_of_them(offers:
     assert newest.manifest.round == LEASED + 1
 
 
+def test_nothing_more_is_packed_once_the_newcomer_has_a_state(offers: Offers, kept: dict[bytes, bytes]) -> None:
+    pack(offers, 0)
+    assert offers.lease(0) is not None
+    before = set(kept)
+    for round in range(1, 5):
+        offers.put(Snapshot(round, {"weight": torch.ones(4)}, b"{}"))
+        assert offers.lease(0) is not None  # it is still on its way
+    assert kept.keys() == before
+    pack(offers, 5)  # for another one
+    offers.put(Snapshot(6, {"weight": torch.ones(4)}, b"{}"))
+    assert offers._busy is not None
+    offers._busy.result(10)
+    assert offers.lease(5) is not None
+    assert offers.lease(6) is not None
+
+
 def test_what_was_packed_for_somebody_long_ago_is_not_offered_to_the_next(offers: Offers, clock: Clock) -> None:
     pack(offers, 0)
     clock(WANTED_S + 1)
