@@ -5,6 +5,7 @@ never up at once: a newcomer takes over when the older does not answer any more,
 """
 
 import asyncio
+import contextlib
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class _Wish:
 
     addresses: tuple[str, ...]
     early: "deque[bytes]" = field(default_factory=lambda: deque(maxlen=MAX_QUEUED_MESSAGES))
+    moved: asyncio.Event = field(default_factory=asyncio.Event)  # it is to be dialled elsewhere, and now
     task: "asyncio.Task[None] | None" = None
 
 
@@ -47,10 +49,12 @@ class Peers:
         return list(self._links)
 
     def connect(self, peer: Key, addresses: tuple[str, ...]) -> None:
-        """Dial until a stream stands, and again when it has ended."""
+        """Dial until a stream stands, and again when it has ended; other addresses than before are tried at once."""
         wish = self._wishes.get(peer)
         if wish is not None:
-            wish.addresses = addresses or wish.addresses
+            if addresses and addresses != wish.addresses:
+                wish.addresses = addresses
+                wish.moved.set()
             return
         wish = self._wishes[peer] = _Wish(addresses)
         wish.task = asyncio.ensure_future(self._keep(peer, wish))
@@ -99,6 +103,7 @@ class Peers:
         """Dial, serve, dial again; on_turn(peer, False) is also said when the first of several attempts fails."""
         pause_s = 0.0
         while self._wishes.get(peer) is wish:
+            wish.moved.clear()
             try:
                 reader, writer = await self._dial(peer, wish.addresses)
                 pause_s = 0.0
@@ -108,7 +113,8 @@ class Peers:
                 if pause_s == 0.0 and peer not in self._links:
                     self.on_turn(peer, False)
             pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
-            await asyncio.sleep(pause_s)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(wish.moved.wait(), pause_s)
 
     async def _serve(self, peer: Key, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, theirs: bool = False) -> None:
         try:
