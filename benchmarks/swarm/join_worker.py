@@ -90,7 +90,8 @@ class Comes:
     def _start(self) -> dict[str, float]:
         """All that a start is without the others, and on the same processors."""
         began = time.monotonic()
-        trains = Trains(self._asked | {"run": secrets.token_hex(8), "seed": secrets.token_hex(32), "port": 0}, rank=0)
+        own = {"run": secrets.token_hex(8), "seed": secrets.token_hex(32), "address": "127.0.0.1", "port": 0}
+        trains = Trains(self._asked | own, rank=0)
         _train_until(trains, lambda t: t.together == 1)
         counted = time.monotonic()
         trains.opt.close()
