@@ -8,6 +8,7 @@ member's key: hivemind stops answering when all subkeys of one key exceed 4 MiB.
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
 import typing
@@ -22,6 +23,8 @@ from thinwire.comms.swarm.hive import hive
 from thinwire.comms.swarm.identity import key_of, raw_peer_id_of
 from thinwire.comms.swarm.records import MAX_LIFE_S, Record, peek_record, read_many, read_record
 from thinwire.comms.swarm.transport import Key
+
+log = logging.getLogger("thinwire")
 
 SHARDS = 16
 MAX_STORED = 512  # records under one key that this node keeps for others
@@ -41,6 +44,7 @@ class Board:
         self.key, self.admit, self.refused = key, admit, refused
         self._node: Any = None
         self._storage: Any = None
+        self._searches: set[asyncio.Future[Any]] = set()
         self._tokens, self._then = _VERIFY_BURST, 0.0
         self._verified: OrderedDict[bytes, None] = OrderedDict()  # records found lately: the same come from several nodes
 
@@ -73,18 +77,21 @@ class Board:
         if self._node is not None:
             node, self._node = self._node, None
             node.is_alive = False
-            await end(task for task in asyncio.all_tasks() if _owner(task) in (node, node.protocol))  # hivemind starts them and looks away
+            theirs = [task for task in asyncio.all_tasks() if _owner(task) in (node, node.protocol)]  # hivemind starts them and looks away
+            await end([*self._searches, *theirs])
 
     async def meet(self, peers: Sequence[Key]) -> None:
-        """Make peers known to the DHT that it may have missed, and through them the nodes nearest to this one."""
+        """Make peers known to the DHT that it may have missed; through them it then finds the nodes nearest to this one, for whom nobody
+        has to wait."""
         node = self._node
         if node is None:
             return
         known = node.protocol.routing_table.peer_id_to_uid
         new = [peer for peer in (hive().PeerID(raw_peer_id_of(key)) for key in peers) if peer not in known]
         if new and any(await asyncio.gather(*(node.protocol.call_ping(peer) for peer in new))):
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(node.find_nearest_nodes([node.node_id]), _MEET_S)
+            search = asyncio.ensure_future(_look_around(node))
+            self._searches.add(search)
+            search.add_done_callback(self._searches.discard)
 
     async def put(self, record: Record) -> bool:
         """Store this member's record; False when nobody took it."""
@@ -214,6 +221,15 @@ class Board:
             except (TypeError, ValueError):
                 self.refused["record: malformed"] += 1
         return kept
+
+
+async def _look_around(node: Any) -> None:
+    try:
+        await asyncio.wait_for(node.find_nearest_nodes([node.node_id]), _MEET_S)
+    except asyncio.TimeoutError:
+        pass
+    except Exception as error:  # hivemind raises anything when p2pd dies now, which is noticed elsewhere
+        log.debug("the DHT could not be searched: %r", error)
 
 
 def _flat(data: object) -> Any:
