@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from thinwire.comms.door import Snapshot
 from thinwire.comms.swarm.access import Access
 from thinwire.comms.swarm.addressbook import AddressBook
+from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.entry import Found, ask_at_doors, knock
 from thinwire.comms.swarm.p2pd import key_in
 from thinwire.comms.swarm.transport import MAX_RECORD_NBYTES, PeerError, Transport
@@ -18,6 +20,7 @@ log = logging.getLogger("thinwire")
 
 ANNOUNCE_S = 20.0  # a notice is read for 60 s
 LOOK_S = 2.0
+SLOW_S = 0.5  # of waiting for the board before one goes on without what it will say: nodes that are gone are waited for there
 LONELY_S = 2.0  # of looking for members before this one offers to found the run though peers were named
 CLAIM_S = 3.0  # of looking for others who offer the same: the lowest key founds it
 ALONE_S = 10.0  # of waiting for a second member to confirm a state, where there should be one
@@ -115,20 +118,27 @@ class Board:
         would help nobody. Who has a state and comes back (`give_up_s`) waits for `give_up_s` at most, and less where nobody is a member
         any more: of those who all seek each other, the lowest key goes on. Raises `RefusedError` when the members refuse this one.
         """
-        began, looked, told = time.monotonic(), float("-inf"), False
+        looking = _Looking(self.announced)
+        try:
+            return await self._seek(looking, lines, expected, known, give_up_s)
+        finally:
+            await looking.close()
+
+    async def _seek(
+        self, looking: "_Looking", lines: Sequence[str], expected: Snapshot, known: Sequence[Key], give_up_s: float | None
+    ) -> Found | None:
+        began, told = time.monotonic(), False
         claimed: float | None = None
         begun = False  # somebody has answered as a member does
         circle = _Circle(self._transport.key)
-        notices: dict[Key, Notice] = {}
         doors: dict[Key, tuple[str, ...]] = self._named | dict.fromkeys(known, ())
         recalled: dict[Key, tuple[str, ...]] | None = None  # from other days; whoever is announced is of today
         while True:
-            if time.monotonic() - looked > LOOK_S:
-                looked = time.monotonic()
-                notices = await self.announced()
-                members = {key: notice.addresses for key, notice in notices.items() if notice.member}
+            if await looking.look():
+                members = {key: notice.addresses for key, notice in looking.notices.items() if notice.member}
                 doors |= members
                 recalled = recalled and {key: addresses for key, addresses in recalled.items() if key not in members}
+            looked = looking.asked is not None
             for key, addresses in doors.items():
                 if not self._transport.is_up(key):
                     self._transport.connect(key, addresses)
@@ -140,7 +150,7 @@ class Board:
                 expected,
                 proof=self._access.proof(),
                 alone_is_enough=waited > ALONE_S,
-                one_may_refuse=waited > ASKED_S or all(map(self._transport.is_up, doors)),
+                one_may_refuse=waited > ASKED_S or (looked and all(map(self._transport.is_up, doors))),
             )
             if isinstance(found, Found):
                 self._remember(found.addresses.values())
@@ -149,18 +159,18 @@ class Board:
                         self._transport.disconnect(key)  # of members that are gone: not dialled for ever
                 return found
             begun = begun or found.answered
-            if give_up_s is not None and (waited > give_up_s or circle.closed(found.seekers)):
+            if give_up_s is not None and (waited > give_up_s or circle.closed(found.seekers if looked else None)):
                 return None
             reached = not self._named or any(map(self._transport.is_up, self._named))
             if waited > RECALL_S and not reached and recalled is None:
                 recalled = {key: addresses for key, addresses in self._recall().items() if key not in doors}
                 doors |= recalled
-            nobody = not begun and reached and not doors.keys() - self._named.keys() - (recalled or {}).keys()
+            nobody = looked and not begun and reached and not doors.keys() - self._named.keys() - (recalled or {}).keys()
             if waited > LONELY_S and nobody:  # the peers to start from are there, and nobody has begun the run
                 if claimed is None:
-                    claimed, looked = time.monotonic(), float("-inf")
+                    claimed = time.monotonic()
                     await self.announce(member=False)
-                elif time.monotonic() - claimed > CLAIM_S and self._is_first(notices):
+                elif time.monotonic() - claimed > CLAIM_S and looking.since(claimed + CLAIM_S - LOOK_S) and self._is_first(looking.notices):
                     return None
             if waited > TOLD_S and not told:
                 told = True
@@ -170,6 +180,38 @@ class Board:
     def _is_first(self, notices: dict[Key, Notice]) -> bool:
         """Of all that offer to found the run."""
         return all(self._transport.key < key for key, notice in notices.items() if not notice.member)
+
+
+class _Looking:
+    """What the board says, asked every `LOOK_S`, by somebody who has more to do than to wait for that."""
+
+    def __init__(self, announced: Callable[[], Coroutine[Any, Any, dict[Key, Notice]]]) -> None:
+        self._announced = announced
+        self._search: asyncio.Task[dict[Key, Notice]] | None = None
+        self._began = float("-inf")
+        self.notices: dict[Key, Notice] = {}
+        self.asked: float | None = None  # when the search that has told them began
+
+    async def look(self) -> bool:
+        """Whether there are new notices: of a search that is over, or is within `SLOW_S` of its beginning."""
+        if self._search is None and time.monotonic() - self._began > LOOK_S:
+            self._began, self._search = time.monotonic(), asyncio.ensure_future(self._announced())
+        if self._search is None:
+            return False
+        await asyncio.wait([self._search], timeout=max(0.0, self._began + SLOW_S - time.monotonic()))
+        if not self._search.done():
+            return False
+        self.notices, self.asked, self._search = self._search.result(), self._began, None
+        return True
+
+    def since(self, when: float) -> bool:
+        """Whether the notices are of a search that began later."""
+        return self.asked is not None and self.asked > when
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._search is not None:
+            await end([self._search])
 
 
 class _Circle:

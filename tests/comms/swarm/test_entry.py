@@ -45,6 +45,23 @@ def test_what_members_report_is_what_their_transports_have_counted(swarm: Swarm)
     check(swarm)
 
 
+def test_who_is_named_is_asked_while_the_board_is_silent(swarm: Swarm) -> None:
+    first, other = swarm.add(), swarm.add()
+    first.rounds(2, counted=2)
+    newcomer = Member(swarm, first=False)
+    newcomer.group._board._named = {first.key: (), other.key: ()}
+
+    async def never(run: str) -> dict[bytes, bytes]:
+        return await asyncio.Event().wait() or {}
+
+    newcomer.group._transport.lookup = never
+    swarm.members.append(newcomer)
+    newcomer.future = swarm.pool.submit(newcomer.train)
+    first.rounds(3, counted=3)
+    swarm.stop()
+    check(swarm)
+
+
 def test_a_newcomer_on_a_slow_link_gets_the_state_that_it_has_begun_to_take(swarm: Swarm) -> None:
     first = swarm.add()
     swarm.add()
