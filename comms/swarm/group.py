@@ -277,7 +277,7 @@ class SwarmGroup(Group):
                 if key != self.identity.key:
                     self._transport.connect(key, found.addresses.get(key, ()))
             driver.follow(found.standing)
-        await self._board.announce()
+        self._background.append(asyncio.ensure_future(self._board.announce()))  # nodes of the board that are gone would be waited for
 
     def _envelopes(self, nonce: bytes) -> Envelopes:
         access, refused = self.access, self._transport.refused
