@@ -22,7 +22,7 @@ ANNOUNCE_S = 20.0  # a notice is read for 60 s
 LOOK_S = 2.0
 SLOW_S = 0.5  # of waiting for the board before one goes on without what it will say: nodes that are gone are waited for there
 LONELY_S = 2.0  # of looking for members before this one offers to found the run though peers were named
-CLAIM_S = 3.0  # of looking for others who offer the same: the lowest key founds it
+CLAIM_S = 3.0  # of looking for others who offer the same, once more in the second half of it: the lowest key founds it
 ALONE_S = 10.0  # of waiting for a second member to confirm a state, where there should be one
 AGAIN_S = 0.1
 TOLD_S = 10.0
@@ -168,9 +168,10 @@ class Board:
             nobody = looked and not begun and reached and not doors.keys() - self._named.keys() - (recalled or {}).keys()
             if waited > LONELY_S and nobody:  # the peers to start from are there, and nobody has begun the run
                 if claimed is None:
-                    claimed = time.monotonic()
                     await self.announce(member=False)
-                elif time.monotonic() - claimed > CLAIM_S and looking.since(claimed + CLAIM_S - LOOK_S) and self._is_first(looking.notices):
+                    await looking.again()
+                    claimed = time.monotonic()
+                elif time.monotonic() - claimed > CLAIM_S and looking.since(claimed + CLAIM_S / 2) and self._is_first(looking.notices):
                     return None
             if waited > TOLD_S and not told:
                 told = True
@@ -203,6 +204,11 @@ class _Looking:
             return False
         self.notices, self.asked, self._search = self._search.result(), self._began, None
         return True
+
+    async def again(self) -> None:
+        """The next look begins a search."""
+        await self.close()
+        self._search, self._began = None, float("-inf")
 
     def since(self, when: float) -> bool:
         """Whether the notices are of a search that began later."""

@@ -7,7 +7,6 @@ member's key: hivemind stops answering when all subkeys of one key exceed 4 MiB.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -89,6 +88,8 @@ class Board:
         known = node.protocol.routing_table.peer_id_to_uid
         new = [peer for peer in (hive().PeerID(raw_peer_id_of(key)) for key in peers) if peer not in known]
         if new and any(await asyncio.gather(*(node.protocol.call_ping(peer) for peer in new))):
+            if self._node is not node:  # detached meanwhile
+                return
             search = asyncio.ensure_future(_look_around(node))
             self._searches.add(search)
             search.add_done_callback(self._searches.discard)
@@ -97,12 +98,13 @@ class Board:
         """Store this member's record; False when nobody took it."""
         if self._node is None:
             return False
-        with contextlib.suppress(asyncio.TimeoutError):
-            kept = await asyncio.wait_for(
-                self._node.store(_name(record.run, record.key), record.raw, record.expiry, subkey=record.key), _LOOKUP_S
-            )
-            return bool(kept)
-        return False
+        name = _name(record.run, record.key)
+        store = asyncio.ensure_future(self._node.store(name, record.raw, record.expiry, subkey=record.key))
+        try:
+            await asyncio.wait([store], timeout=_LOOKUP_S)
+            return store.done() and not store.cancelled() and bool(store.result())  # cancelled: p2pd has died, and is started again
+        finally:
+            store.cancel()
 
     async def get(self, run: str) -> dict[Key, Record]:
         """The good records of a run, newest first found; what some nodes do not answer in 8 s is left out."""
@@ -112,9 +114,11 @@ class Board:
         names = [f"thinwire/{tag.hex()}/{shard}" for shard in range(SHARDS)]
         search = self._node.get_many(names, sufficient_expiration_time=float("inf"), return_futures=True)
         futures = await search
-        done, late = await asyncio.wait(list(futures.values()), timeout=_LOOKUP_S)
-        for future in late:
-            future.cancel()
+        try:
+            done, _ = await asyncio.wait(list(futures.values()), timeout=_LOOKUP_S)
+        finally:
+            for future in futures.values():
+                future.cancel()
         raws: list[object] = []
         for future in done:
             found = future.result() if not future.cancelled() and not future.exception() else None

@@ -13,11 +13,11 @@ async def end(tasks: "Iterable[asyncio.Future[Any]]") -> None:
     Once is not enough: before Python 3.12 `asyncio.wait_for` swallows a cancellation that comes in the moment of its result, and a task
     that works in a loop would then go on for ever.
     """
-    left = {task for task in tasks if not task.done()}
-    while left:
+    every = set(tasks)
+    while left := {task for task in every if not task.done()}:
         for task in left:
             task.cancel()
-        done, left = await asyncio.wait(left, timeout=_AGAIN_S)
-        for task in done:
-            if not task.cancelled():
-                task.exception()  # else asyncio reports it as never looked at
+        await asyncio.wait(left, timeout=_AGAIN_S)
+    for task in every:
+        if not task.cancelled():
+            task.exception()  # else asyncio reports it as never looked at

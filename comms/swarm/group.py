@@ -12,7 +12,8 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from thinwire.comms.swarm.addressbook import AddressBook
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.board import Board
 from thinwire.comms.swarm.driver import Driver, Settled
+from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.entry import Doorkeeper, Found, has_counted
 from thinwire.comms.swarm.envelope import Envelopes, Trust
 from thinwire.comms.swarm.history import History
@@ -140,7 +142,7 @@ class SwarmGroup(Group):
         self._counted = self._counted_before = (0, 0)  # by the transport: up to the last round, and when this incarnation began
         self._delivered = False  # whether what this member brought last counted, once it is astray
         self._started_transport = False
-        self._background: list[Any] = []
+        self._background: set[asyncio.Task[None]] = set()
 
     def _node(self, initial_peers: Sequence[str], listen: Sequence[str], announce: Sequence[str]) -> Transport:
         from thinwire.comms.swarm.node import Node
@@ -248,7 +250,7 @@ class SwarmGroup(Group):
     async def _open(self) -> None:
         await self._transport.start()
         self._transport.serve[QUESTION] = self._tell_status
-        self._background.append(asyncio.get_running_loop().create_task(self._board.keep(lambda: self._lines)))
+        self._go_on_with(self._board.keep(lambda: self._lines))
 
     async def _begin_driver(self, found: Found | None, nonce: bytes, lines: Sequence[str], round: int) -> None:
         driver = Driver(
@@ -277,7 +279,7 @@ class SwarmGroup(Group):
                 if key != self.identity.key:
                     self._transport.connect(key, found.addresses.get(key, ()))
             driver.follow(found.standing)
-        self._background.append(asyncio.ensure_future(self._board.announce()))  # nodes of the board that are gone would be waited for
+        self._go_on_with(self._board.announce())  # nodes of the board that are gone would be waited for
 
     def _envelopes(self, nonce: bytes) -> Envelopes:
         access, refused = self.access, self._transport.refused
@@ -342,7 +344,7 @@ class SwarmGroup(Group):
             self._news.notify_all()
 
     def _on_astray(self, driver: Driver, why: str) -> None:
-        self._background.append(asyncio.get_running_loop().create_task(self._go_astray(driver, why)))
+        self._go_on_with(self._go_astray(driver, why))
 
     async def _go_astray(self, driver: Driver, why: str) -> None:
         delivered = driver.own is not None and await has_counted(self._transport, driver.machine.others, *driver.own)
@@ -394,16 +396,26 @@ class SwarmGroup(Group):
         if self._started_transport:
             try:
                 self._loop.submit(self._shut()).result(10.0)
-            except TimeoutError:
+            except FutureTimeoutError:
                 log.warning("member %d: the network did not close within 10 s", self.rank)
         self._offers.close()
         self._loop.close()
         if self._journal is not None:
             self._journal.close()
 
+    def _go_on_with(self, work: Coroutine[Any, Any, None]) -> None:
+        """In the event loop: do it in the background, until it is done or this group is closed."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._done_with)
+
+    def _done_with(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("member %d: work in the background has failed", self.rank, exc_info=error)
+
     async def _shut(self) -> None:
-        for task in self._background:
-            task.cancel()
+        await end(self._background)
         if self._driver is not None:
             self._driver.leave()
             await asyncio.sleep(0.02)  # for the word of leaving to go out

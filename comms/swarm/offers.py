@@ -23,6 +23,7 @@ from thinwire.comms.door import Snapshot
 from thinwire.comms.swarm.transfer import Manifest, pack
 
 WANTED_S = 3.0  # a newcomer that looks for a state asks ten times a second
+HAD_S = 0.5  # and when it has one; others ask for themselves, and it asks again if too few had that one
 LEASE_S = 6.0  # without a word of the newcomer
 KEPT = 4
 KEPT_NBYTES = 256 << 20  # beyond it only the newest state is kept, and LEASED
@@ -88,7 +89,7 @@ class Offers:
             offer = self._packed.get(round)
             if offer is not None and (round in self._leases or self._room()):
                 if round not in self._leases:
-                    self._wanted_until = 0.0  # what was wanted is had; who else wants one asks again, ten times a second
+                    self._wanted_until = min(self._wanted_until, time.monotonic() + HAD_S)
                 self._leases[round] = time.monotonic() + LEASE_S
             return offer
 

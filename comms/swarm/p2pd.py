@@ -101,6 +101,7 @@ class Daemon:
         self._process = process
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._said: deque[str] = deque(maxlen=20)
+        self._closing: asyncio.Task[None] | None = None
         self.ended = asyncio.ensure_future(self._watch())
 
     @classmethod
@@ -185,7 +186,12 @@ class Daemon:
         return " | ".join(self._said)
 
     async def close(self) -> None:
-        """Kill it and remove its sockets; returns when both are gone."""
+        """Kill it and remove its sockets; returns when both are gone. Goes on to the end where nobody waits for it any more."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self.p2p is not None:
             self.p2p._terminate()
         if self._process.stdin is not None:

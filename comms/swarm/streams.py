@@ -49,7 +49,7 @@ class Peers:
         return list(self._links)
 
     def connect(self, peer: Key, addresses: tuple[str, ...]) -> None:
-        """Dial until a stream stands, and again when it has ended; other addresses than before are tried at once."""
+        """Dial until a stream stands, and again when it has ended; other addresses than before without a pause."""
         wish = self._wishes.get(peer)
         if wish is not None:
             if addresses and addresses != wish.addresses:
@@ -106,6 +106,9 @@ class Peers:
             wish.moved.clear()
             try:
                 reader, writer = await self._dial(peer, wish.addresses)
+                if self._wishes.get(peer) is not wish:  # it was cancelled, and `wait_for` has swallowed that: see `end`
+                    writer.close()
+                    return
                 pause_s = 0.0
                 await self._serve(peer, reader, writer)
             except PeerError as error:

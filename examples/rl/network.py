@@ -125,8 +125,9 @@ class Network:
             role, addresses = read_notice(record)
             if key == self.identity.key or role not in ROLES:
                 continue
-            if key in self._roles or len(self._roles) < MAX_PEERS:
-                self.transport.connect(key, addresses)  # where it is now: one that was started again has moved
+            if key not in self._roles and len(self._roles) >= MAX_PEERS:
+                continue
+            self.transport.connect(key, addresses)  # where it is now: one that was started again has moved
             with self._up:
                 self._roles[key] = next(known for known in ROLES if known == role)
                 self._up.notify_all()

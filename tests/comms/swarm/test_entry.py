@@ -146,6 +146,42 @@ def test_without_a_history_no_round_is_kept_for_it() -> None:
     assert not group._rounds
 
 
+def test_the_board_is_heard_when_it_answers_late_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "SLOW_S", 0.05)
+    monkeypatch.setattr(board, "LOOK_S", 0.0)
+    somebody = {b"k" * 32: board.Notice(True, ())}
+
+    async def scene() -> None:
+        searches: list[asyncio.Future[dict[bytes, board.Notice]]] = []
+
+        async def announced() -> dict[bytes, board.Notice]:
+            searches.append(asyncio.get_running_loop().create_future())
+            return await searches[-1]
+
+        looking = board._Looking(announced)
+        assert not await looking.look()
+        assert not await looking.look()
+        assert looking.asked is None
+        searches[0].set_result(somebody)
+        assert await looking.look()
+        assert looking.notices == somebody
+        first = looking.asked
+        assert first is not None
+        assert looking.since(first - 1)
+        assert not looking.since(first)
+        assert not await looking.look()  # the next search
+        await looking.again()
+        assert not await looking.look()
+        assert [search.cancelled() for search in searches] == [False, True, False]
+        assert looking.notices == somebody
+        searches[2].set_exception(RuntimeError("of the transport"))
+        with pytest.raises(RuntimeError, match="of the transport"):
+            await looking.look()
+        await looking.close()
+
+    asyncio.run(asyncio.wait_for(scene(), 30))
+
+
 def test_of_those_who_seek_each_other_the_lowest_key_goes_on_and_only_where_nobody_is_a_member(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(board.time, "monotonic", lambda: now[0])

@@ -8,7 +8,7 @@ import torch
 from thinwire.comms.door import Snapshot
 from thinwire.comms.swarm import offers as module
 from thinwire.comms.swarm.blobs import digest_of
-from thinwire.comms.swarm.offers import KEPT, LEASE_S, LEASED, WANTED_S, Offers
+from thinwire.comms.swarm.offers import HAD_S, KEPT, LEASE_S, LEASED, WANTED_S, Offers
 
 Clock = Callable[[float], None]
 
@@ -97,14 +97,15 @@ def test_where_enough_states_are_leased_newcomers_get_the_newest_of_them(offers:
     assert newest.manifest.round == LEASED + 1
 
 
-def test_nothing_more_is_packed_once_the_newcomer_has_a_state(offers: Offers, kept: dict[bytes, bytes]) -> None:
+def test_nothing_more_is_packed_once_the_newcomer_has_a_state(offers: Offers, clock: Clock) -> None:
     pack(offers, 0)
     assert offers.lease(0) is not None
-    before = set(kept)
+    clock(HAD_S + 0.1)
+    packed = offers._busy
     for round in range(1, 5):
         offers.put(Snapshot(round, {"weight": torch.ones(4)}, b"{}"))
         assert offers.lease(0) is not None  # it is still on its way
-    assert kept.keys() == before
+    assert offers._busy is packed
     pack(offers, 5)  # for another one
     offers.put(Snapshot(6, {"weight": torch.ones(4)}, b"{}"))
     assert offers._busy is not None

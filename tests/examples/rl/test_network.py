@@ -2,6 +2,7 @@
 
 import pytest
 
+from examples.rl import network as module
 from examples.rl.network import Network
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.board import write_notice
@@ -35,4 +36,21 @@ def test_one_that_was_started_again_is_looked_for_where_it_is_now(monkeypatch: p
         monkeypatch.setattr(network.transport, "lookup", lookup)
         network.loop.submit(network._look()).result(10)
     assert told == [(trainer.key, ("/ip4/127.0.0.1/tcp/1",)), (trainer.key, ("/ip4/127.0.0.1/tcp/2",))]
+    network.loop.close()
+
+
+def test_more_peers_than_a_process_minds_are_not_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS", 2)
+    memory, keys = Memory(), [Identity.generate().key for _ in range(4)]
+    network = Network("run", "worker", identity=Identity.generate(), transport=lambda identity: memory.node(identity.key))
+    told: list[bytes] = []
+    monkeypatch.setattr(network.transport, "connect", lambda peer, addresses: told.append(peer))
+    for some in (keys[:2], keys[2:], keys[2:]):
+
+        async def lookup(board: str, some: list[bytes] = some) -> dict[bytes, bytes]:
+            return {key: write_notice("worker", []) for key in some}
+
+        monkeypatch.setattr(network.transport, "lookup", lookup)
+        network.loop.submit(network._look()).result(10)
+    assert told == keys[:2]
     network.loop.close()
