@@ -31,6 +31,7 @@ Serve = dict[str, Callable[[Key, bytes], Awaitable[bytes]]]
 
 PUSH, FETCH, ASK = "/thinwire/push/2", "/thinwire/fetch/2", "/thinwire/ask/1"
 STALL_S = 5.0  # without a single byte
+DOUBT_S = 1.0  # without a single byte of all holders that are asked, before another one is: these may be frozen
 MAX_STREAMS = 4  # for one blob
 MAX_PEER_STREAMS = 64  # that one peer may have open here
 _PIECE = 4 * CHUNK_NBYTES  # what is fetched by one request
@@ -263,30 +264,52 @@ class Bulk:
 
 
 class _Fetch:
-    """One attempt at a blob with some holders: pieces in a queue, and a few lanes that each take the next one from some holder."""
+    """One attempt at a blob with some holders: pieces in a queue, and a few lanes that each take the next one from some holder.
+
+    When nothing comes for a while, what is missing is asked of another holder as well (Dean and Barroso, "The Tail at Scale", CACM 2013,
+    call that a hedged request): whoever gives a piece first has given it.
+    """
 
     def __init__(self, bulk: Bulk, digest: bytes, data: memoryview, holders: Sequence[Key]) -> None:
         self._bulk, self._digest, self._data = bulk, digest, data
         self._pieces = deque((at, min(_PIECE, len(data) - at)) for at in range(0, len(data), _PIECE))
-        self._left = len(self._pieces)
-        self._news = asyncio.Event()
+        self._missing = set(self._pieces)
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._came_nbytes = 0
+        self._news, self._over = asyncio.Event(), asyncio.Event()
         self._lanes_of = {holder: 0 for holder in holders}
         self.gave: Counter[Key] = Counter()  # pieces, by who gave them
         self.why: list[str] = []
 
     async def run(self) -> None:
         """Fill the buffer; raises `PeerError` when the holders are used up before."""
-        lanes = [asyncio.ensure_future(self._lane()) for _ in range(min(MAX_STREAMS, self._left))]
+        for _ in range(min(MAX_STREAMS, len(self._missing))):
+            self._begin_lane()
+        doubting = asyncio.ensure_future(self._doubt())
         try:
-            await asyncio.gather(*lanes)
+            if self._lanes:
+                await self._over.wait()
         finally:
-            await end(lanes)
-        if self._left:
+            await end([doubting, *self._lanes])
+        for lane in self._lanes:
+            if not lane.cancelled():
+                lane.result()
+        if self._missing:
             raise PeerError("no holder left", "; ".join(self.why[-4:]) or "nobody holds it")
+
+    def _begin_lane(self) -> None:
+        lane = asyncio.ensure_future(self._lane())
+        self._lanes.add(lane)
+        lane.add_done_callback(self._lane_has_ended)
+
+    def _lane_has_ended(self, lane: asyncio.Task[None]) -> None:
+        failed = not lane.cancelled() and lane.exception() is not None
+        if failed or not self._missing or all(each.done() for each in self._lanes):
+            self._over.set()
 
     async def _lane(self) -> None:
         """Work with the least busy holder, with another one when it fails, until all is here or nobody is left."""
-        while self._left and self._lanes_of:
+        while self._missing and self._lanes_of:
             holder = min(self._lanes_of, key=lambda key: self._lanes_of[key])
             self._lanes_of[holder] += 1
             before = self.gave[holder]
@@ -306,16 +329,17 @@ class _Fetch:
         asked: deque[tuple[int, int]] = deque()
         try:
             async with self._bulk._stream(holder, FETCH, "fetch") as (reader, writer):
-                while self._left:
+                while self._missing:
                     while self._pieces and len(asked) < 2:
-                        asked.append(self._pieces.popleft())
-                        writer.write(_FETCH.pack(self._digest, *asked[-1]))
+                        piece = self._pieces.popleft()
+                        if piece in self._missing:  # else another holder has given it meanwhile
+                            asked.append(piece)
+                            writer.write(_FETCH.pack(self._digest, *piece))
                     if asked:
                         await self._read_piece(reader, *asked[0])
                         self.gave[holder] += 1
-                        asked.popleft()
-                        self._left -= 1
-                        if not self._left:
+                        self._missing.discard(asked.popleft())
+                        if not self._missing:
                             self._tell()
                     else:
                         await self._news.wait()  # another lane has the rest, or will give it back
@@ -323,15 +347,30 @@ class _Fetch:
             self._pieces.extendleft(reversed(asked))
             self._tell()
 
+    async def _doubt(self) -> None:
+        """Look whether something comes."""
+        while True:
+            before = self._came_nbytes
+            await asyncio.sleep(DOUBT_S)
+            if self._came_nbytes == before and len(self._lanes_of) > 1:
+                self._pieces = deque(sorted(self._missing))
+                self._tell()
+                if 0 in self._lanes_of.values():
+                    self._begin_lane()
+
+    def _comes(self, nbytes: int) -> None:
+        self._came_nbytes += nbytes
+
     async def _read_piece(self, reader: asyncio.StreamReader, offset: int, length: int) -> None:
         status, nbytes = _FOUND.unpack(await _read(reader, _FOUND.size, patience_s=2 * STALL_S))
+        self._comes(_FOUND.size)
         if status != _GO:
             raise PeerError("does not hold it")
         if nbytes != len(self._data):
             raise PeerError("lies about size", f"{nbytes} bytes instead of {len(self._data)}")
         for at in _offsets(offset, length):
             size = min(CHUNK_NBYTES, offset + length - at)
-            came = await _read_chunk(reader, self._data[at : at + size])
+            came = await _read_chunk(reader, self._data[at : at + size], self._comes)
             self._bulk._traffic.received_nbytes += came
 
     def _tell(self) -> None:
@@ -372,8 +411,8 @@ async def _read(reader: asyncio.StreamReader, nbytes: int, *, patience_s: float 
     return await asyncio.wait_for(reader.readexactly(nbytes), patience_s or STALL_S)
 
 
-async def _read_chunk(reader: asyncio.StreamReader, into: memoryview) -> int:
-    """Read one chunk of exactly that size, before coding; returns the bytes that came. Every one of them renews the patience."""
+async def _read_chunk(reader: asyncio.StreamReader, into: memoryview, comes: Callable[[int], None] = lambda nbytes: None) -> int:
+    """Read one chunk of exactly that size, before coding; returns the bytes that came. Every one renews the patience, and is told."""
     length, check = _CHUNK.unpack(await _read(reader, _CHUNK.size))
     coded, nbytes = bool(length & CODED), int(length & ~CODED)
     if nbytes >= len(into) if coded else nbytes != len(into):
@@ -386,6 +425,7 @@ async def _read_chunk(reader: asyncio.StreamReader, into: memoryview) -> int:
             raise EOFError("the stream ended within a chunk")
         came[at : at + len(data)] = data
         at += len(data)
+        comes(len(data))
     if coded:
         await decoded(came, into)
     if xxhash.xxh3_64_intdigest(into) != check:

@@ -349,6 +349,28 @@ def test_a_fetch_leaves_a_holder_that_stalls(world: World, scene: Scene, monkeyp
     world.run(play())
 
 
+def test_a_fetch_does_not_wait_for_a_holder_that_is_silent(world: World, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "DOUBT_S", 0.1)
+    monkeypatch.setattr(bulk, "STALL_S", 600.0)
+
+    async def play() -> None:
+        asked: list[bytes] = []
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.read(1))
+            await reader.read(-1)
+
+        await scene.evil.serve(bulk.FETCH, silent)
+        for nbytes in (0, 10, 5_000_000):
+            blob = Blob.of(os.urandom(nbytes))
+            scene.b.blobs.put(blob)
+            before = len(asked)
+            assert await scene.a.fetch(blob.digest, nbytes, [scene.evil.key, scene.b.key]) == blob.data
+            assert (len(asked) > before) == (nbytes > 0)
+
+    world.run(play())
+
+
 # ---------------------------------------------------------------------- the board
 
 
