@@ -257,9 +257,11 @@ class Driver:
         self.transport.push(peer, blob).add_done_callback(over)
 
     def _want(self, want: Want) -> None:
-        """Fetch a payload from those that are heard; a second time beside the first when that asks others, who may be silent by now."""
+        """Fetch a payload from those that are heard, or have a link at least (a newcomer has heard nobody yet, and libp2p would look for
+        members that are gone); a second time beside the first when that asks others, who may be silent by now."""
         known = list(dict.fromkeys((*want.holders, *self.machine.others)))
-        holders = [key for key in known if self._ways.hears(key, self._now())] or known
+        heard = [key for key in known if self._ways.hears(key, self._now())]
+        holders = heard or [key for key in known if self.transport.is_up(key)] or known
         fetch = want.digest, frozenset(holders)
         if fetch not in self._fetches and sum(digest == want.digest for digest, _ in self._fetches) < 2:
             self._fetches[fetch] = self._spawn(self._fetch(want, holders, fetch))
