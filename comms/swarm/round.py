@@ -303,7 +303,7 @@ class Round:
         if self._lacking and offered is not None:
             missing = [counted for counted in offered.value.counted(self.view) if counted[:2] in self._lacking]
             want(self._seat, self.slot, missing, (self.ballots.leader(),))
-        elif self._moved_at is not None and now - self._moved_at >= timing.want_s:
+        elif self._moved_at is not None and now - self._moved_at >= min(timing.want_s, 2 * self._patience.gather_s()):
             for key, announced in self._desk.announced.items():
                 if not self._desk.holds(key):
                     holders = tuple(k for k, bits in self._haves.items() if bits >> (self.view.index(key) or 0) & 1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.comms.swarm.bus import NBYTES, Bus, key_of, nonce_of
 from thinwire.comms.swarm import messages as m
 from thinwire.comms.swarm.decision import Value, decide
-from thinwire.comms.swarm.effects import Send
+from thinwire.comms.swarm.effects import Push, Send, Want
 from thinwire.comms.swarm.lineage import Claim, gives_way
 from thinwire.comms.swarm.machine import Machine
 from thinwire.comms.swarm.payloads import AHEAD
@@ -398,6 +398,32 @@ def test_payload_lost_on_its_way_is_fetched_by_who_has_to_vote() -> None:
     for i in (0, 1, 2):
         bus.start(i)
     bus.wait(2.0)
+    assert bus.machines[0].next_slot.round == slot.round + 1
+    agree(bus)
+
+
+def test_payloads_that_all_who_are_left_lack_are_asked_for_before_long() -> None:
+    class Lossy(Bus):
+        loses = False
+
+        def _land(self, i: int, j: int, what: Push | Want) -> None:
+            if not (self.loses and isinstance(what, Push)):
+                super()._land(i, j, what)
+
+    bus = Lossy(5)
+    for _ in range(20):
+        bus.now -= 0.9  # ten rounds a second
+        bus.round()
+    slot = bus.machines[0].next_slot
+    bus.loses = True
+    for i in (0, 1, 2):
+        bus.start(i)
+    bus.settle()
+    bus.kill(3)
+    bus.kill(4)
+    bus.wait(1.4)
+    assert bus.machines[0].next_slot == slot
+    bus.wait(0.4)  # before, it took 2.6 s until they gave up those that some of them lack
     assert bus.machines[0].next_slot.round == slot.round + 1
     agree(bus)
 
