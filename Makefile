@@ -46,7 +46,7 @@ demo: $(STAMP)
 # Tests that only compute share the processors; those that start processes, or look at clocks, have them to themselves.
 COMPUTE := $(addprefix tests/,attacks compat/test_loops.py compat/test_matrix.py kernels comms/test_codec_is_reference.py comms/test_codec_laws.py comms/verify) \
     $(addprefix tests/comms/swarm/,test_account.py test_envelope.py test_explore.py test_history.py test_invite.py test_machine.py) \
-    $(addprefix tests/comms/swarm/,test_messages.py test_offers.py test_simulate.py test_status.py test_verify.py test_ways.py web/test_chronicle.py web/test_track.py) \
+    $(addprefix tests/comms/swarm/,test_messages.py test_offers.py test_simulate.py test_status.py test_streams.py test_verify.py test_ways.py web/test_chronicle.py web/test_track.py) \
     $(addprefix tests/optim/test_,carry.py gate.py late_landing.py limits.py overlap.py overlap_resume.py resume.py robust.py wrapper_rules.py) \
     $(addprefix tests/examples/rl/test_,batches.py buffer.py checks.py config.py curriculum.py generate.py judges.py learner.py loss.py) \
     $(addprefix tests/examples/rl/test_,proposals.py proposer.py ratings.py reputation.py rewards.py rollout.py tasks.py tiny.py warmup.py yuma.py) \
