@@ -45,7 +45,7 @@ demo: $(STAMP)
 # `pytest`, never `python -m pytest`: that would put the root first on the path, where kernels/ hides a PyPI package.
 # Tests that only compute share the processors; those that start processes, or look at clocks, have them to themselves.
 COMPUTE := $(addprefix tests/,attacks compat/test_loops.py compat/test_matrix.py kernels comms/test_codec_is_reference.py comms/test_codec_laws.py comms/verify) \
-    $(addprefix tests/comms/swarm/,test_account.py test_envelope.py test_explore.py test_history.py test_invite.py test_machine.py) \
+    $(addprefix tests/comms/swarm/,test_account.py test_driver.py test_envelope.py test_explore.py test_history.py test_invite.py test_machine.py) \
     $(addprefix tests/comms/swarm/,test_messages.py test_offers.py test_simulate.py test_status.py test_streams.py test_verify.py test_ways.py web/test_chronicle.py web/test_track.py) \
     $(addprefix tests/optim/test_,carry.py gate.py late_landing.py limits.py overlap.py overlap_resume.py resume.py robust.py wrapper_rules.py) \
     $(addprefix tests/examples/rl/test_,batches.py buffer.py checks.py config.py curriculum.py generate.py judges.py learner.py loss.py) \
