@@ -6,7 +6,6 @@ p2pd is watched: when it dies alone, it is started again under the same identity
 import asyncio
 import contextlib
 import logging
-import secrets
 import struct
 import tempfile
 import time
@@ -16,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.comms.swarm.blobs import Blob, BlobStore
-from thinwire.comms.swarm.bulk import ASK, FETCH, PUSH, Bulk
+from thinwire.comms.swarm.bulk import ASK, PUSH, Bulk
+from thinwire.comms.swarm.chunks import Streams
 from thinwire.comms.swarm.dht import Board
 from thinwire.comms.swarm.ending import end
+from thinwire.comms.swarm.fetching import FETCH
 from thinwire.comms.swarm.identity import Identity, key_of, raw_peer_id_of
 from thinwire.comms.swarm.notices import QUESTION, Notices
 from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions, can_relay, key_in
-from thinwire.comms.swarm.streams import Peers, Streams
+from thinwire.comms.swarm.streams import Peers
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Transport
 
 log = logging.getLogger("thinwire")
@@ -51,7 +52,6 @@ class Node(Transport):
     ) -> None:
         self.identity = identity if isinstance(identity, Identity) else Identity.load(identity)
         super().__init__(self.identity.key, store=store)
-        self.nonce = secrets.token_bytes(8)  # of this incarnation
         self.initial_peers = [address for address in initial_peers if key_in(address) != self.key]
         self.restarts = 0
         self._options = options or DaemonOptions()
@@ -96,6 +96,9 @@ class Node(Transport):
 
     def is_up(self, peer: Key) -> bool:
         return self._peers.is_up(peer)
+
+    def process(self, peer: Key) -> bytes | None:
+        return self._peers.process(peer)
 
     def connect(self, peer: Key, addresses: Sequence[str] = ()) -> None:
         self._peers.connect(peer, tuple(addresses))

@@ -10,11 +10,10 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from thinwire.comms.swarm.chunks import Streams
 from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.link import Link, shake_hands
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, MAX_QUEUED_MESSAGES, Key, PeerError
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 MAX_LINKS = 1536  # that others made; the plan allows 1024 observers
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
@@ -44,6 +43,11 @@ class Peers:
 
     def is_up(self, peer: Key) -> bool:
         return peer in self._links
+
+    def process(self, peer: Key) -> bytes | None:
+        """The nonce of the process to which there is a stream."""
+        links = self._links.get(peer)
+        return links[-1].nonce if links else None
 
     def up(self) -> list[Key]:
         return list(self._links)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import xxhash
 
-from thinwire.comms.swarm import bulk
+from thinwire.comms.swarm import chunks, fetching
 from thinwire.comms.swarm.blobs import Blob, BlobStore
 from thinwire.comms.swarm.bulk import Bulk
 from thinwire.comms.swarm.transport import Key, PeerError, Traffic
@@ -70,8 +70,8 @@ async def gives(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data
 
 @pytest.fixture(autouse=True)
 def times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "DOUBT_S", 0.05)
-    monkeypatch.setattr(bulk, "STALL_S", 600.0)
+    monkeypatch.setattr(fetching, "DOUBT_S", 0.05)
+    monkeypatch.setattr(chunks, "STALL_S", 600.0)
 
 
 def test_who_is_silent_is_not_waited_for() -> None:
@@ -83,7 +83,7 @@ def test_who_is_silent_is_not_waited_for() -> None:
 
 
 def test_who_answers_in_time_is_the_only_one_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "DOUBT_S", 600.0)
+    monkeypatch.setattr(fetching, "DOUBT_S", 600.0)
 
     async def scene(it: Scene) -> None:
         assert await it.fetch(A, B) == BLOB.data
@@ -112,7 +112,7 @@ def test_who_was_doubted_may_still_give_it() -> None:
 
 
 def test_wrong_bytes_do_not_count_where_another_was_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "STALL_S", 0.1)  # each is then asked alone
+    monkeypatch.setattr(chunks, "STALL_S", 0.1)  # each is then asked alone
 
     async def lies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await gives(reader, writer, bytes(BLOB.nbytes))
@@ -126,7 +126,7 @@ def test_wrong_bytes_do_not_count_where_another_was_doubted(monkeypatch: pytest.
 
 def test_the_only_holder_is_asked_once_however_long_it_takes() -> None:
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(4 * bulk.DOUBT_S)
+        await asyncio.sleep(4 * fetching.DOUBT_S)
         await gives(reader, writer)
 
     async def scene(it: Scene) -> None:
@@ -137,7 +137,7 @@ def test_the_only_holder_is_asked_once_however_long_it_takes() -> None:
 
 
 def test_where_nobody_answers_the_fetch_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "STALL_S", 0.1)
+    monkeypatch.setattr(chunks, "STALL_S", 0.1)
 
     async def scene(it: Scene) -> None:
         with pytest.raises(PeerError, match="stalled"):

@@ -11,9 +11,10 @@ import pytest
 import xxhash
 
 from thinwire.comms import gaps, lossless
-from thinwire.comms.swarm import bulk, coding
+from thinwire.comms.swarm import bulk, chunks, coding
 from thinwire.comms.swarm.blobs import CHUNK_NBYTES, Blob, BlobStore, digest_of
-from thinwire.comms.swarm.bulk import Bulk, Streams
+from thinwire.comms.swarm.bulk import Bulk
+from thinwire.comms.swarm.chunks import Streams
 from thinwire.comms.swarm.coding import CODED, Coder
 from thinwire.comms.swarm.memory import Network
 from thinwire.comms.swarm.transport import PeerError, Traffic
@@ -86,7 +87,7 @@ class Pair:
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "STALL_S", 60.0)  # nothing here is about time
+    monkeypatch.setattr(chunks, "STALL_S", 60.0)  # nothing here is about time
 
 
 def play(scene: Callable[[Pair], Awaitable[None]]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import xxhash
 
 from tests.comms.swarm.world import LOOPBACK, Diary, World
-from thinwire.comms.swarm import bulk, dht, link
+from thinwire.comms.swarm import bulk, chunks, dht, fetching, link
 from thinwire.comms.swarm.blobs import CHUNK_NBYTES, Blob
 from thinwire.comms.swarm.envelope import run_tag
 from thinwire.comms.swarm.hive import hive
@@ -186,7 +186,7 @@ def test_many_streams_of_one_peer(world: World, scene: Scene, monkeypatch: pytes
 
     async def play() -> None:
         before = scene.a.refused["too many streams"]
-        streams = [await scene.evil.open(bulk.FETCH) for _ in range(8)]
+        streams = [await scene.evil.open(fetching.FETCH) for _ in range(8)]
         await scene.counted("too many streams", before)
         await scene.honest()
         for _, writer in streams:
@@ -256,7 +256,7 @@ def test_pushes_that_lie(world: World, scene: Scene, reason: str, said: list[byt
 
 
 def test_a_push_that_stalls_is_forgotten(world: World, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "STALL_S", 0.2)
+    monkeypatch.setattr(chunks, "STALL_S", 0.2)
 
     async def play() -> None:
         scene.a.accept_blob = lambda peer, digest, nbytes: True
@@ -277,7 +277,7 @@ def test_questions_and_requests_that_do_not_fit(world: World, scene: Scene) -> N
         scene.a.blobs.put(blob)
         for offset, length in ((1024, 1), (0, 2**63), (2**64 - 1, 2)):
             before = scene.a.refused["garbage"]
-            await scene.evil.say(bulk.FETCH, struct.pack("<32sQQ", blob.digest, offset, length))
+            await scene.evil.say(fetching.FETCH, struct.pack("<32sQQ", blob.digest, offset, length))
             await scene.counted("garbage", before)
         await scene.honest()
 
@@ -320,7 +320,7 @@ def test_a_fetch_goes_on_at_another_holder(world: World, scene: Scene, name: str
         blob = Blob.of(data)
         scene.b.blobs.put(blob)
         shown = data if after is not None else os.urandom(9_000_000)
-        await scene.evil.serve(bulk.FETCH, lambda reader, writer: answer_fetches(reader, writer, shown, after or (lambda n: None)))
+        await scene.evil.serve(fetching.FETCH, lambda reader, writer: answer_fetches(reader, writer, shown, after or (lambda n: None)))
         before = scene.a.refused.total()
         assert await scene.a.fetch(blob.digest, len(data), [scene.evil.key, scene.b.key]) == data
         assert scene.a.refused.total() > before
@@ -332,7 +332,7 @@ def test_a_fetch_goes_on_at_another_holder(world: World, scene: Scene, name: str
 
 
 def test_a_fetch_leaves_a_holder_that_stalls(world: World, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "STALL_S", 0.2)
+    monkeypatch.setattr(chunks, "STALL_S", 0.2)
 
     async def play() -> None:
         blob = Blob.of(os.urandom(5_000_000))
@@ -342,7 +342,7 @@ def test_a_fetch_leaves_a_holder_that_stalls(world: World, scene: Scene, monkeyp
             writer.write(struct.pack("<BQ", 0, 5_000_000) + b"1234")
             await reader.read(-1)
 
-        await scene.evil.serve(bulk.FETCH, stall)
+        await scene.evil.serve(fetching.FETCH, stall)
         assert await scene.a.fetch(blob.digest, 5_000_000, [scene.evil.key, scene.b.key]) == blob.data
         assert scene.a.refused["stalled"]
 
@@ -350,8 +350,8 @@ def test_a_fetch_leaves_a_holder_that_stalls(world: World, scene: Scene, monkeyp
 
 
 def test_a_fetch_does_not_wait_for_a_holder_that_is_silent(world: World, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "DOUBT_S", 0.1)
-    monkeypatch.setattr(bulk, "STALL_S", 600.0)
+    monkeypatch.setattr(fetching, "DOUBT_S", 0.1)
+    monkeypatch.setattr(chunks, "STALL_S", 600.0)
 
     async def play() -> None:
         asked: list[bytes] = []
@@ -360,7 +360,7 @@ def test_a_fetch_does_not_wait_for_a_holder_that_is_silent(world: World, scene: 
             asked.append(await reader.read(1))
             await reader.read(-1)
 
-        await scene.evil.serve(bulk.FETCH, silent)
+        await scene.evil.serve(fetching.FETCH, silent)
         for nbytes in (0, 10, 5_000_000):
             blob = Blob.of(os.urandom(nbytes))
             scene.b.blobs.put(blob)
