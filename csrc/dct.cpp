@@ -9,7 +9,7 @@ template <Way way, bool past_caches> void run(const TwTransform &job, int64_t be
     const int64_t n = job.side * job.side;
     for (int64_t i = begin; i < end; i++) {
         if (job.side) {
-            Ahead ahead = {(const char *)(job.in + (i + 1) * n - job.side), 4 * job.side};
+            Ahead ahead = {(const char *)(job.in + (i + 1) * n), 4 * job.side};
             StoreAt<past_caches> emit = {job.out + i * n};
             transform_tile<way, false>(const_cast<float *>(job.in + i * n), scratch, job.side, ahead, emit);  // not cleared, so not written
             continue;

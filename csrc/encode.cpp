@@ -85,7 +85,10 @@ double encode_some(const TwEncode &job, const Row &row, float *x, Work &work) {
     float *chosen = work.chosen, scale = 0;
     const Next next = work.next;
     const auto beside = [&](int64_t at) { next.ask_for(at + 16); };
-    if (p.select == S_BLOCK_MAX) work.shape == Shape::any ? block_max(x, row.n, p.block, index) : usual_block_max(x, row.n, p.block, index, beside);
+    const auto nothing = [](int64_t) {};  // beside a transform all is asked for
+    if (p.select == S_BLOCK_MAX && work.shape == Shape::any) block_max(x, row.n, p.block, index);
+    else if (p.select == S_BLOCK_MAX && work.shape == Shape::usual) usual_block_max(x, row.n, p.block, index, beside);
+    else if (p.select == S_BLOCK_MAX) usual_block_max(x, row.n, p.block, index, nothing);
     else if (work.shape == Shape::grouped && k <= MOST_USUAL) top_k_of_groups(x, row.n, k, work.groups, work.guess, (int32_t *)work.scratch, index);
     else top_k(x, row.n, k, (int32_t *)work.scratch, work.guess, index, beside);
     for (int64_t i = 0; i < k; i++) chosen[i] = x[index[i]];

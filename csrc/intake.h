@@ -21,10 +21,6 @@ template <int dtype, bool subtract> struct Run {
         prefetch(from + nbytes * at + bytes);
         if (subtract) prefetch((const char *)(anchor + at) + bytes);
     }
-    TW_INLINE void skip(int64_t numbers) {
-        from += nbytes * numbers;
-        if (subtract) anchor += numbers;
-    }
 };
 
 // visit(run) with the numbers of a sheet from an element on.

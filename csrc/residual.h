@@ -119,27 +119,31 @@ template <bool has_held> struct UsualTileRule {
     }
 };
 
-// A tile of side 64. Its rows may lie a power of two apart, where they fall on few sets of the caches: it is copied row by row first.
+// Where the first pass over a tile of side 64 takes its numbers from: straight from the source.
+template <class Numbers> struct FromSource {
+    Numbers run;  // from the first number of the tile on
+    int64_t width;
+    Sum squares;
+
+    TW_INLINE F vector(int i, int c, F) {
+        const F v = normal(run.vector(i * width + c));
+        squares.add_square(c / WIDTH, v);
+        return v;
+    }
+};
+
 template <bool has_held, class Aside>
 void usual_tile(const TwEncode &job, const Row &row, const UsualRule<has_held> &rule, Aside aside, double *stats, Work &work) {
     const TwSheet &sheet = sheet_of_row(*job.layout, row.number);
-    float *copy = work.scratch;
-    Sum squares;
-    with_run(sheet, tile_offset(*job.layout, sheet, row.number), job.anchor, [&](auto run) {
-        for (int i = 0; i < 64; i++, run.skip(sheet.width))
-#pragma GCC unroll 16
-            for (int c = 0; c < 64; c += WIDTH) {
-                const F v = normal(run.vector(c));
-                squares.add_square(c / WIDTH, v);
-                store(copy + i * 64 + c, v);
-            }
-    });
-    FromTile<Way::forward, 64, false> tile = {copy};
     UsualTileRule<has_held> usual = {rule, work.groups};
-    transform_from<Way::forward, 64>(tile, rule.x, aside, usual);  // in place: fewer lines in the first cache
+    with_run(sheet, tile_offset(*job.layout, sheet, row.number), job.anchor, [&](const auto &run) {
+        FromSource<std::decay_t<decltype(run)>> source = {run, sheet.width, {}};
+        transform_from<Way::forward, 64>(source, rule.x, aside, usual);  // in place: fewer lines in the first cache
+        stats[1] = source.squares.total();
+    });
     work.shape = Shape::grouped;
-    work.next = {(const char *)copy, (const char *)copy, 4};  // nothing more is to be asked for
-    stats[1] = squares.total(), stats[2] = usual.rule.squares.total();
+    work.next = {(const char *)rule.x, (const char *)rule.x, 4};  // nothing more is to be asked for
+    stats[2] = usual.rule.squares.total();
 }
 
 // A row without a basis, of whole blocks of 16.

@@ -102,27 +102,17 @@ inline void strike_out(int32_t *alive, const int32_t *place, int64_t m, int64_t 
     for (int64_t i = 0; i < k; i++, mask &= mask - 1) index[i] = (uint16_t)place[__builtin_ctzll(mask)];
 }
 
-// Those at or above a bound of the k-th largest are ranked; false when they are too many. Numbers are usual, and none that is at or above
-// the bound is denormal.
-template <class Beside> inline bool top_k_above(const float *x, int64_t n, int64_t k, int32_t bound, uint16_t *index, const Beside &beside) {
+// Those that a bound has left: their magnitudes, and their places, ascending. There is room for as many as one step finds.
+struct Survivors {
     alignas(64) int32_t alive[SURVIVORS + 64 + WIDTH], place[SURVIVORS + 64 + WIDTH];
     int64_t m = 0;
-    const I least = all_int(bound);
-    for (int64_t i = 0; i < n; i += 64) {
-        beside(i), beside(i + 32);
-        uint64_t mask = 0;
-        for (int j = 0; j < 64; j += WIDTH) mask |= (uint64_t)at_least(magnitude(load(x + i + j)), least) << j;
-        // Two without a branch: most words hold none, one or two.
-        place[m] = (int32_t)(i + (mask ? __builtin_ctzll(mask) : 0)), m += mask != 0, mask &= mask - 1;
-        place[m] = (int32_t)(i + (mask ? __builtin_ctzll(mask) : 0)), m += mask != 0, mask &= mask - 1;
-        while (mask) place[m++] = (int32_t)(i + __builtin_ctzll(mask)), mask &= mask - 1;
-        if (m > SURVIVORS) return false;
-    }
-    for (int64_t i = 0; i < m; i++) alive[i] = (int32_t)bits_of(x[place[i]]) & MAGNITUDE;
-    if (m <= 64 && m - k <= 16) {
-        strike_out(alive, place, m, k, index);
-        return true;
-    }
+};
+
+// The k largest of those.
+inline void rank(Survivors &s, int64_t k, uint16_t *index) {
+    int32_t *const alive = s.alive;
+    const int64_t m = s.m;
+    if (m <= 64 && m - k <= 16) return strike_out(alive, s.place, m, k, index);
     for (int i = 0; i < WIDTH; i++) alive[m + i] = -1;
 
     // The k-th largest is the smallest that fewer than k are larger than.
@@ -134,7 +124,78 @@ template <class Beside> inline bool top_k_above(const float *x, int64_t n, int64
         t = lower ? alive[i] : t;
         above = lower ? larger_ones : above;
     }
-    take(alive, place, m, k, t, above, index);
+    take(alive, s.place, m, k, t, above, index);
+}
+
+// Those at or above a bound of the k-th largest are ranked; false when they are too many. Numbers are usual, and none that is at or above
+// the bound is denormal.
+template <class Beside> inline bool top_k_above(const float *x, int64_t n, int64_t k, int32_t bound, uint16_t *index, const Beside &beside) {
+    Survivors s;
+    int64_t m = 0;
+    const I least = all_int(bound);
+    for (int64_t i = 0; i < n; i += 64) {
+        beside(i), beside(i + 32);
+        uint64_t mask = 0;
+        for (int j = 0; j < 64; j += WIDTH) mask |= (uint64_t)at_least(magnitude(load(x + i + j)), least) << j;
+        // Two without a branch: most words hold none, one or two.
+        s.place[m] = (int32_t)(i + (mask ? __builtin_ctzll(mask) : 0)), m += mask != 0, mask &= mask - 1;
+        s.place[m] = (int32_t)(i + (mask ? __builtin_ctzll(mask) : 0)), m += mask != 0, mask &= mask - 1;
+        while (mask) s.place[m++] = (int32_t)(i + __builtin_ctzll(mask)), mask &= mask - 1;
+        if (m > SURVIVORS) return false;
+    }
+    for (int64_t i = 0; i < m; i++) s.alive[i] = (int32_t)bits_of(x[s.place[i]]) & MAGNITUDE;
+    s.m = m;
+    rank(s, k, index);
+    return true;
+}
+
+// Which of 16 numbers, four rows of 64 apart, are at or above a bound: a group of a tile (residual.h).
+TW_INLINE uint32_t members_at_least(const float *x, int32_t bound) {
+#if defined(__AVX512F__)
+    return at_least(magnitude((F)_mm512_i32gather_ps((__m512i)(lanes() * 256), x, 4)), all_int(bound));
+#elif defined(__AVX2__)
+    const I apart = lanes() * 256, least = all_int(bound);
+    const F upper = (F)_mm256_i32gather_ps(x, (__m256i)apart, 4), lower = (F)_mm256_i32gather_ps(x + 8 * 256, (__m256i)apart, 4);
+    return at_least(magnitude(upper), least) | at_least(magnitude(lower), least) << 8;
+#else
+    uint32_t mask = 0;
+    for (int i = 0; i < 16; i++) mask |= (uint32_t)(((int32_t)bits_of(x[256 * i]) & MAGNITUDE) >= bound) << i;
+    return mask;
+#endif
+}
+
+// The same on a tile of side 64 whose groups' largest magnitudes are known: most groups have none at or above the bound.
+inline bool top_k_of_tile_above(const float *x, int64_t k, int32_t bound, const int32_t *groups, uint16_t *index) {
+    int32_t first[GROUPS + WIDTH];  // places
+    int64_t good = 0;
+    const I least = all_int(bound);
+    for (int g = 0; g < GROUPS; g += WIDTH) {
+        const uint32_t mask = at_least(load_int(groups + g), least);
+        const I place = lanes() + (g / WIDTH % 4 * 64 + g / (4 * WIDTH) * WIDTH);
+#if defined(__AVX512F__)
+        _mm512_storeu_si512(first + good, _mm512_maskz_compress_epi32((__mmask16)mask, (__m512i)place));
+        good += __builtin_popcount(mask);
+#else
+        for (uint32_t left = mask; left; left &= left - 1) first[good++] = place[__builtin_ctz(left)];
+#endif
+    }
+    alignas(64) int32_t found[SURVIVORS + 16 + WIDTH];  // places, in any order
+    int64_t m = 0;
+    for (int64_t g = 0; g < good; g++) {
+        uint32_t members = members_at_least(x + first[g], bound);
+        do found[m++] = first[g] + 256 * __builtin_ctz(members), members &= members - 1;
+        while (members);
+        if (m > SURVIVORS) return false;
+    }
+    for (int i = 0; i < WIDTH; i++) found[m + i] = -1;
+    Survivors s;
+    s.m = m;
+    for (int64_t i = 0; i < m; i++) {  // in order
+        const int64_t before = m - count_at_least(found, m, found[i]);
+        s.place[before] = found[i];
+        s.alive[before] = (int32_t)bits_of(x[found[i]]) & MAGNITUDE;
+    }
+    rank(s, k, index);
     return true;
 }
 
@@ -155,7 +216,7 @@ inline void top_k_of_groups(const float *x, int64_t n, int64_t k, const int32_t 
     const int32_t largest = largest_lane(most);
     if (largest < SMALLEST) return first_places(k, index);  // nothing but zeros: a parameter without a gradient
     const int32_t least = bound.search(GROUPS, k, largest, guess);
-    if (least < SMALLEST || !top_k_above(x, n, k, least, index, [](int64_t) {})) top_k_search(x, n, k, keys, index);
+    if (least < SMALLEST || !top_k_of_tile_above(x, k, least, groups, index)) top_k_search(x, n, k, keys, index);
 }
 
 // Groups of one lane of several vectors. `keys` holds n numbers.

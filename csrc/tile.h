@@ -8,25 +8,23 @@ namespace {
 // out[r * apart + i] = v[i][r] for WIDTH vectors v.
 TW_INLINE void store_transposed(const F *v, float *out, int apart) {
 #if defined(__AVX512F__)
-    __m512 a[16], b[16];
-    for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_ps((__m512)v[i], (__m512)v[i + 1]);
-        a[i + 1] = _mm512_unpackhi_ps((__m512)v[i], (__m512)v[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            b[i + 2 * j] = (__m512)_mm512_unpacklo_pd((__m512d)a[i + j], (__m512d)a[i + j + 2]);
-            b[i + 2 * j + 1] = (__m512)_mm512_unpackhi_pd((__m512d)a[i + j], (__m512d)a[i + j + 2]);
+    const float *in = (const float *)v;  // loads put quarters of vectors together, so that only half of the work is left to shuffles
+#pragma GCC unroll 4
+    for (int q = 0; q < 16; q += 4) {
+        __m512 a[4];
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; s++) {
+            a[s] = _mm512_castps128_ps512(_mm_loadu_ps(in + 16 * s + q));
+            a[s] = _mm512_insertf32x4(a[s], _mm_loadu_ps(in + 16 * (s + 4) + q), 1);
+            a[s] = _mm512_insertf32x4(a[s], _mm_loadu_ps(in + 16 * (s + 8) + q), 2);
+            a[s] = _mm512_insertf32x4(a[s], _mm_loadu_ps(in + 16 * (s + 12) + q), 3);
         }
-    for (int j = 0; j < 4; j++) {
-        a[j] = _mm512_shuffle_f32x4(b[j], b[j + 4], 0x88);
-        a[j + 4] = _mm512_shuffle_f32x4(b[j], b[j + 4], 0xDD);
-        a[j + 8] = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0x88);
-        a[j + 12] = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0xDD);
-    }
-    for (int j = 0; j < 8; j++) {
-        store(out + j * apart, (F)_mm512_shuffle_f32x4(a[j], a[j + 8], 0x88));
-        store(out + (j + 8) * apart, (F)_mm512_shuffle_f32x4(a[j], a[j + 8], 0xDD));
+        const __m512d ab = (__m512d)_mm512_unpacklo_ps(a[0], a[1]), AB = (__m512d)_mm512_unpackhi_ps(a[0], a[1]);
+        const __m512d cd = (__m512d)_mm512_unpacklo_ps(a[2], a[3]), CD = (__m512d)_mm512_unpackhi_ps(a[2], a[3]);
+        store(out + q * apart, (F)_mm512_unpacklo_pd(ab, cd));
+        store(out + (q + 1) * apart, (F)_mm512_unpackhi_pd(ab, cd));
+        store(out + (q + 2) * apart, (F)_mm512_unpacklo_pd(AB, CD));
+        store(out + (q + 3) * apart, (F)_mm512_unpackhi_pd(AB, CD));
     }
 #elif defined(__AVX2__)
     __m256 a[8], b[8];
@@ -53,6 +51,7 @@ TW_INLINE void store_transposed(const F *v, float *out, int apart) {
 #endif
 }
 
+// All rows but the first have one scale: two lines of this table are enough for vectors, and stay in registers.
 template <int N> struct Scale {
     alignas(64) float value[N * N];
     Scale() {
@@ -68,22 +67,26 @@ enum class Way { forward, inverse };
 // Beside a transform of side 64, a line of 64 bytes at a time, spread evenly (all at once would fill the processor's queues, and then it
 // would wait): the lines of a tile to come are asked for. Its rows lie too far apart for the processor to guess.
 struct Ahead {
-    const char *row;  // the one before the next
-    int64_t stride;   // bytes between rows
+    static constexpr int LINES_OF_A_ROW = 4;
 
-    TW_INLINE void line(int i) {
-        if (i % 4 == 0) row += stride;
-        prefetch_far(row + i % 4 * 64);
+    const char *at;
+    int64_t stride;  // bytes between rows
+    int left = LINES_OF_A_ROW;
+
+    TW_INLINE void line(int) {
+        prefetch_far(at);
+        at += 64;
+        if (--left == 0) at += stride - 64 * LINES_OF_A_ROW, left = LINES_OF_A_ROW;
     }
     TW_INLINE void turn() {}  // 64 vectors are done
 };
 
 // Of the tile of a row, or of some memory where it has none.
 inline Ahead tile_ahead(const TwLayout &layout, int64_t row, const void *otherwise) {
-    int64_t stride = 0;
+    int64_t stride = 64 * Ahead::LINES_OF_A_ROW;
     const char *at = tile_at(layout, row, &stride);
-    if (!at) at = (const char *)otherwise, stride = 0;
-    return {at - stride, stride};
+    if (!at) at = (const char *)otherwise;
+    return {at, stride};
 }
 
 // Vectors that come from get(i), transformed to put(k, v).
@@ -103,16 +106,16 @@ template <Way way, int N, class Get, class Put, class Aside> TW_INLINE void lee(
     }
 }
 
-// Where the first pass takes its numbers from: get(i, c) is the vector (or the number) of row i and column c, times `factor` on the way back.
+// Where the first pass takes its numbers from: the vector (or the number) of row i and column c, on the way back times `factor` and the scale.
 // With `clear` the tile becomes zero.
 template <Way way, int N, bool clear> struct FromTile {
     float *x;
     float factor = 1;
     static constexpr bool back = way == Way::inverse;
-    TW_INLINE F vector(int i, int c) {
+    TW_INLINE F vector(int i, int c, F scale) {
         F v = load(x + i * N + c);
         if (back && clear) v *= factor;
-        if (back) v *= load(scale_2d<N>.value + i * N + c);
+        if (back) v *= scale;
         if (clear) store(x + i * N + c, F{});
         return v;
     }
@@ -123,12 +126,18 @@ template <Way way, int N, bool clear> struct FromTile {
     }
 };
 
+// The two passes are functions of their own, so that each is compiled once for what it depends on.
+
 // Columns, each a transform of length N, put down as rows of out.
-template <Way way, int N, class Get, class Aside> TW_INLINE void columns_to_rows(Get &get, float *out, Aside &aside) {
+template <Way way, int N, class Get, class Aside>
+__attribute__((noinline)) void columns_to_rows(Get &get_, float *out, Aside &aside_) {
+    Get get = get_;  // all in registers
+    Aside aside = aside_;
     if constexpr (N >= WIDTH) {
         for (int c = 0; c < N; c += WIDTH) {
             F y[N];
-            lee<way, N>([&](int i) { return get.vector(i, c); }, [&](int k, F v) { y[k] = v; }, aside);
+            const F first = load(scale_2d<N>.value + c), other = load(scale_2d<N>.value + N + c);
+            lee<way, N>([&](int i) { return get.vector(i, c, i ? other : first); }, [&](int k, F v) { y[k] = v; }, aside);
             for (int u = 0; u < N; u += WIDTH) store_transposed(y + u, out + c * N + u, N);
         }
     } else {
@@ -140,15 +149,20 @@ template <Way way, int N, class Get, class Aside> TW_INLINE void columns_to_rows
             std::memcpy(out + c * N, y, sizeof y);
         }
     }
+    get_ = get, aside_ = aside;
 }
 
 // Columns of x, each a transform; emit(place, vector, row) gets every vector of the result.
-template <Way way, int N, class Aside, class Emit> TW_INLINE void columns(const float *x, float *scratch, Aside &aside, Emit &emit) {
+template <Way way, int N, class Aside, class Emit>
+__attribute__((noinline)) void columns(const float *x, float *scratch, const Aside &aside_, Emit &emit_) {
+    Aside aside = aside_;  // all in registers
+    Emit emit = emit_;
     const float *scale = scale_2d<N>.value;
     if constexpr (N >= WIDTH) {
         for (int c = 0; c < N; c += WIDTH) {
+            const F first = load(scale + c), other = load(scale + N + c);
             lee<way, N>([&](int i) { return load(x + i * N + c); },
-                           [&](int k, F v) { emit(k * N + c, way == Way::forward ? v * load(scale + k * N + c) : v, k); }, aside);
+                        [&](int k, F v) { emit(k * N + c, way == Way::forward ? v * (k ? other : first) : v, k); }, aside);
         }
     } else {
         for (int c = 0; c < N; c++) {
@@ -160,18 +174,15 @@ template <Way way, int N, class Aside, class Emit> TW_INLINE void columns(const 
         }
         for (int i = 0; i < N * N; i += WIDTH) emit(i, load(scratch + i), i / N);
     }
+    emit_ = emit;
 }
 
 // A tile, by way of two scratch tiles, to emit(place, vector, row), which may write to the first of them. The scale is multiplied
 // into the coefficients, after both passes forward and before both backward (kernels/dct.py).
 template <Way way, int N, class Get, class Aside, class Emit>
-inline void transform_from(Get &get_, float *scratch, Aside &aside_, Emit &emit_) {
-    Get get = get_;  // all in registers
-    Aside aside = aside_;
-    Emit emit = emit_;
+inline void transform_from(Get &get, float *scratch, Aside &aside, Emit &emit) {
     columns_to_rows<way, N>(get, scratch, aside);
     columns<way, N>(scratch, scratch + N * N, aside, emit);
-    get_ = get, emit_ = emit;
 }
 
 template <Way way, bool clear, class Aside, class Emit>
