@@ -11,7 +11,7 @@ from benchmarks.chaos.net import Places
 from benchmarks.chaos.watch import Watch
 
 BOOTSTRAP = "bootstrap"
-FEW = "few are left"  # kills after which a majority is gone: the rest waits before it declares an epoch of its own
+FEW = "few are left"  # kills with which no majority runs and reaches each other: the rest waits before it declares an epoch of its own
 
 
 class Specs(Protocol):
@@ -39,6 +39,7 @@ class Swarm:
     _places: dict[str, int] = field(default_factory=dict)
     _fresh: dict[str, bool] = field(default_factory=dict)
     _newcomers: int = 0
+    _inside: set[str] = field(default_factory=set)  # of a cut: identities that do not reach the rest
     _remembered: list[str] = field(default_factory=list)  # addresses, for when everybody has just died
 
     def begin(self) -> None:
@@ -74,12 +75,17 @@ class Swarm:
 
     def dying(self, member: Member, kind: str) -> None:
         """It is about to die; `kind` of death unless too few are left to decide at once."""
-        if not member.ending and self.watch.seen[member.name].since is not None:
-            left = [other for other in self.up() if other is not member and not other.ending]
+        was, member.ending = member.ending, True
+        if not was and self.watch.seen[member.name].since is not None:
             self.watch.wounded(self.clock(), kind)
-            if 2 * len(left) <= self.size:
-                self.watch.worsened(FEW)
-        member.ending = True
+            self._count()
+
+    def _count(self) -> None:
+        """Where too few are left, also for another reason, the kills since the last round are of that kind."""
+        left = [member for member in self.up() if not member.ending]
+        inside = [member for member in left if member.identity in self._inside]
+        if 2 * max(len(inside), len(left) - len(inside)) <= self.size:
+            self.watch.worsened(FEW)
 
     def freeze(self, member: Member, frozen: bool) -> None:
         """SIGSTOP, or SIGCONT to one that was stopped."""
@@ -87,6 +93,7 @@ class Swarm:
             member.frozen = frozen
             member.signal(signal.SIGSTOP if frozen else signal.SIGCONT)
             self.watch.froze(member.name, self.clock(), frozen)
+            self._count()
 
     def leave(self, member: Member) -> None:
         """Let it end as a user's script would."""
@@ -111,11 +118,14 @@ class Swarm:
         self.is_cut = True
         rest = None if others is None else [self._places[member.identity] for member in others]
         self.net.cut([self._places[member.identity] for member in members], rest)
+        self._inside = set() if others is not None else {member.identity for member in members}  # a hole parts nobody
+        self._count()
 
     def heal(self) -> None:
         """All reach each other again."""
         assert self.net is not None
         self.is_cut = False
+        self._inside = set()
         self.net.heal()
 
     def link(self, member: Member, *, up: bool) -> None:

@@ -105,6 +105,39 @@ def test_the_first_of_several_kills_waits_for_the_same_reason_as_the_last() -> N
     assert watch.recoveries == {"kill": [0.5], "few are left": [2.0, pytest.approx(1.9)]}
 
 
+def standing(size: int) -> tuple[Swarm, list[Any]]:
+    """A swarm of members that are no processes, and what stands for them."""
+    names = [f"m{i}" for i in range(size)]
+    members = [SimpleNamespace(name=name, identity=name, ending=False, frozen=False, extra=False, signal=lambda _: None) for name in names]
+    net = SimpleNamespace(cut=lambda *_: None, heal=lambda: None)
+    swarm = Swarm(
+        SimpleNamespace(members=dict(zip(names, members, strict=True))), watched(*names), size, None, None, net=net, clock=lambda: 2.0
+    )
+    swarm._places = {name: i for i, name in enumerate(names)}
+    return swarm, members
+
+
+@pytest.mark.parametrize(
+    ("beside", "few"),
+    [
+        (lambda swarm, m: None, False),
+        (lambda swarm, m: swarm.freeze(m[1], True), False),
+        (lambda swarm, m: (swarm.freeze(m[1], True), swarm.freeze(m[2], True)), True),
+        (lambda swarm, m: swarm.cut([m[1]]), False),
+        (lambda swarm, m: swarm.cut([m[1], m[2]]), True),
+        (lambda swarm, m: swarm.cut([m[1]], [m[2]]), False),
+        (lambda swarm, m: (swarm.cut([m[1]]), swarm.freeze(m[2], True)), True),
+    ],
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_a_kill_counts_apart_where_no_majority_runs_and_reaches_each_other(beside: Any, few: bool, before: bool) -> None:
+    swarm, members = standing(5)
+    for act in (beside, lambda swarm, m: swarm.kill(m[0])) if before else (lambda swarm, m: swarm.kill(m[0]), beside):
+        act(swarm, members)
+    swarm.watch.round("m4", 2.5, round=1, epoch="e", state="s", steps=5)
+    assert swarm.watch.recoveries == {"few are left" if few else "kill": [0.5]}
+
+
 def test_two_states_of_one_round_are_divergent_but_not_in_two_epochs() -> None:
     watch = watched("a", "b", "c")
     applied(watch, "a", 2.0, 4, "x")
