@@ -173,7 +173,7 @@ class Driver:
                 self._ways.seek(peer, self.machine.others, self._now())
 
     def _turned(self, peer: Key, up: bool) -> None:
-        self._do((self.machine.up if up else self.machine.down)(peer, self._now()))
+        self._do(self.machine.up(peer, self._now(), process=self.transport.process(peer)) if up else self.machine.down(peer, self._now()))
 
     def _accepts(self, peer: Key, digest: bytes, nbytes: int) -> bool:
         """Only members push, and only what is as large as this member's own payload; before that is known, up to what a frame can be."""

@@ -102,7 +102,7 @@ class Lineage:
             if self._split != "continue" or any(seat.reachable(key) for key in seat.others):
                 return None
             others = [key for key, peer in seat.peers.items() if peer.up and not peer.elsewhere and key < seat.me]
-            return (2 if others else 1.5) * timing.bereaved_s  # the lowest key goes first, and the rest follows it
+            return (0.0 if self._orphaned else 1.5 * timing.bereaved_s) + (0.5 * timing.bereaved_s if others else 0.0)  # lowest key first
         if not missing & ~presence.gone_bits:
             return 0.0  # they never come back as who they were
         if self._split != "continue":
@@ -131,8 +131,15 @@ class Lineage:
         return None
 
     def _waits(self) -> bool:
-        """Whether to wait for payloads of what is decided: they may still come, but not for ever if their holders have died."""
-        return self._archive.behind and self._tries <= TRIES
+        """Whether to wait for payloads of what is decided: they may still come, but not for ever, and not if all who had them have died."""
+        lost = self._orphaned and not self._seat.peers.further(self._seat.slot)
+        return self._archive.behind and self._tries <= TRIES and not lost
+
+    @property
+    def _orphaned(self) -> bool:
+        """Whether no other member ever comes back as who it was."""
+        gone = self._seat.presence.gone_bits
+        return all(gone >> at & 1 for at, key in enumerate(self._seat.view.members) if key != self._seat.me)
 
     def on_found(self, sender: Key, message: Found) -> None:
         """A member asks to go on in a new epoch."""

@@ -174,13 +174,13 @@ class Machine:
             self._round.hold(key, digest)
         return self._done(now)
 
-    def up(self, key: Key, now: float) -> list[Effect]:
-        """A link to a peer stands."""
+    def up(self, key: Key, now: float, *, process: bytes | None = None) -> list[Effect]:
+        """A link to a peer stands, and to this process of it."""
         peer = self._seat.peers.find(key, now)
         if peer is None:
             self._seat.refuse("too many peers")
         elif key != self._seat.me:
-            self._seat.peers.begin(peer, key, now)
+            self._seat.peers.begin(peer, key, now, process)
             self._changed(now, key)
             self._seat.send((key,), self._seat.beat())
             self._round.greet(key)

@@ -207,6 +207,10 @@ class MemoryNode(Transport):
     def is_up(self, peer: Key) -> bool:
         return peer in self._up
 
+    def process(self, peer: Key) -> bytes | None:
+        node = self.network.nodes.get(peer)
+        return node.nonce if node is not None and peer in self._up else None
+
     def connect(self, peer: Key, addresses: Sequence[str] = ()) -> None:
         if self.alive:
             self._early.setdefault(peer, deque(maxlen=MAX_QUEUED_MESSAGES))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from thinwire.comms.swarm.view import Key, Nonce, Slot
 
 MAX_PEERS = 4096
+NOBODY: Nonce = b""  # the incarnation that spoke last has died, and the one that has come instead has not spoken
 
 
 @dataclass(slots=True)
@@ -14,6 +15,7 @@ class Peer:
     heard: float  # at
     beat: float | None = None  # at
     nonce: Nonce | None = None  # of the incarnation that spoke last
+    process: bytes | None = None  # that incarnation's, if it is known
     link: bool = True
     silent: bool = False
     left: Nonce | None = None  # the incarnation that has said that it leaves
@@ -51,9 +53,12 @@ class Peers:
             peer = self._peers[key] = Peer(now)
         return peer
 
-    def begin(self, peer: Peer, key: Key, now: float) -> None:
-        """A link stands."""
+    def begin(self, peer: Peer, key: Key, now: float, process: bytes | None) -> None:
+        """A link stands. What links to another process than before has lost what it was, before it has said a word."""
         self._ended.pop(key, None)
+        if process is not None and peer.process not in (None, process) and peer.nonce is not None:
+            peer.nonce, peer.slot, peer.unfit, peer.elsewhere = NOBODY, None, None, False
+        peer.process = process
         peer.link, peer.silent, peer.heard, peer.beat = True, False, now, None
 
     def end(self, key: Key) -> bool:

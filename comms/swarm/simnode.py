@@ -28,6 +28,7 @@ class Node:
         self.slowness = 1.0
         self.via: Key | None = None
         self.incarnation = 0
+        self.process = self.nonce
         self.backlog: list[Callable[[], None]] = []
         self.blobs: set[bytes] = set()
         self.states: dict[Slot, bytes] = {}
@@ -166,6 +167,7 @@ class Node:
     def live(self) -> None:
         """Begin another incarnation, that has nothing yet."""
         self.incarnation += 1
+        self.process = self.nonce  # another incarnation may follow in the same process
         self.alive, self.paused, self.leaving, self.machine, self.adopting, self.seq = True, False, False, None, False, 0
         self.backlog, self.blobs, self.woken = [], set(), float("inf")
         self.world.stand(self)
@@ -216,7 +218,7 @@ class Node:
         self.feed(begin)
         for other in self.world.nodes:
             if other is not self and self.world.linked(self, other):
-                self.feed(lambda machine, now, key=other.key: machine.up(key, now))  # type: ignore[misc]
+                self.feed(lambda machine, now, other=other: machine.up(other.key, now, process=other.process))  # type: ignore[misc]
         self.compute()
 
     @property

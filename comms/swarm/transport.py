@@ -5,6 +5,7 @@ or not at all; between a down and the next up some may be lost, so a protocol ab
 """
 
 import asyncio
+import secrets
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -66,6 +67,7 @@ class Transport(ABC):
         if len(key) != 32:
             raise ValueError(f"a key has 32 bytes, not {len(key)}")
         self.key = key
+        self.nonce = secrets.token_bytes(8)  # of this process
         self.admit: Callable[[Key], bool] = _welcome
         self.on_message: Callable[[Key, bytes], None] = _nothing
         self.on_up: Callable[[Key], None] = _nothing
@@ -103,6 +105,10 @@ class Transport(ABC):
     @abstractmethod
     def is_up(self, peer: Key) -> bool:
         """Whether messages can be sent to `peer` now."""
+
+    @abstractmethod
+    def process(self, peer: Key) -> bytes | None:
+        """Which process of `peer` a message would reach now: another one after it has died and come back. None where that is not known."""
 
     @abstractmethod
     def connect(self, peer: Key, addresses: Sequence[str] = ()) -> None:

@@ -59,8 +59,8 @@ class Bus:
         self.settle()
 
     def link(self, i: int, j: int) -> None:
-        self.do(i, self.machines[i].up(key_of(j), self.now))
-        self.do(j, self.machines[j].up(key_of(i), self.now))
+        self.do(i, self.machines[i].up(key_of(j), self.now, process=self.machines[j]._seat.nonce))
+        self.do(j, self.machines[j].up(key_of(i), self.now, process=self.machines[i]._seat.nonce))
 
     def unlink(self, i: int, j: int) -> None:
         for a, b in ((i, j), (j, i)):

@@ -453,6 +453,31 @@ def test_senior_goes_on_alone_at_once() -> None:
     assert bus.members(0) == [0]
 
 
+def test_the_last_one_goes_on_though_the_dead_come_back_as_others() -> None:
+    """It knows of decisions whose payloads have died with the rest, and those link again and again, as strangers who say nothing yet."""
+    bus = Bus(5)
+    bus.round()
+    bus.lost = {pair for i in range(4) for pair in ((i, 4), (4, i))}
+    for i in range(4):
+        bus.start(i)
+    bus.wait(0.8)
+    assert bus.slots()[3] == bus.slots()[4] + 1
+    bus.lost, bus.held = set(), set()
+    bus.wait(0.3)
+    last = bus.machines[4]
+    assert last._archive.behind and last.is_member
+    epoch, began = last.epoch, bus.now
+    for i in range(4):
+        bus.kill(i)
+    while last.epoch == epoch and bus.now - began < 30:
+        for i in range(4):
+            bus.do(4, last.up(key_of(i), bus.now, process=nonce_of(i, 9)))
+        bus.wait(0.7)
+        for i in range(4):
+            bus.do(4, last.down(key_of(i), bus.now))
+    assert bus.now - began < 1.0 and bus.members(4) == [4]
+
+
 def test_with_split_wait_a_minority_waits_unless_the_others_never_come_back() -> None:
     bus = Bus(2, split="wait")
     bus.kill(0)
