@@ -50,6 +50,16 @@ template <class Body> TW_INLINE void each_group(const float *x, int64_t n, Body 
     body(last, at, (int)(n - at));
 }
 
+// What follows on a row of n numbers, half of it beside each group of either sweep (0, 1): so memory is read evenly, also while codes are
+// computed.
+constexpr int64_t FURTHER_ON = 512;  // numbers: the best of 0 to 1024
+
+TW_INLINE void ask_beside(const void *x, int64_t n, int sweep, int64_t at, int64_t nbytes = 4) {
+    const char *lines = (const char *)x + nbytes * (n + FURTHER_ON) + nbytes / 2 * (sweep * n + at);
+    prefetch(lines);
+    if (nbytes == 4) prefetch(lines + 64);
+}
+
 // -- the first sweep -----------------------------------------------------------------------------------------------------------
 
 struct Survey {
@@ -102,7 +112,8 @@ struct Tally {
 
 __attribute__((noinline)) inline Survey survey(const float *x, int64_t n) {
     Tally tally;
-    each_group(x, n, [&](const float *v, int64_t, int) {
+    each_group(x, n, [&](const float *v, int64_t at, int) {
+        ask_beside(x, n, 0, at);
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) tally.add(i, load(v + i * WIDTH));
     });
@@ -130,6 +141,7 @@ template <class C> __attribute__((noinline)) void code_dense(const C &coder_, co
     each_group(x, n, [&](const float *from, int64_t at, int many) {
         F v[VECTORS], sent[VECTORS];
         I code[VECTORS];
+        ask_beside(x, n, 1, at);
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) v[i] = load(from + i * WIDTH);
         coder.codes(v, at, code, sent);
@@ -178,6 +190,7 @@ inline float halving_sum(float *part, int64_t n) {
 template <bool with_denormals> __attribute__((noinline)) Survey sign_dense(const float *x, int64_t n, float *part, uint8_t *out) {
     Squares squares;
     for (int64_t at = 0; at < n; at += GROUP) {  // in order: so the processor foresees what is read
+        if (!with_denormals) ask_beside(x, n, 0, at);
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) {
             const F raw = load(x + at + i * WIDTH), v = with_denormals ? normal(raw) : usable(raw);
@@ -190,6 +203,7 @@ template <bool with_denormals> __attribute__((noinline)) Survey sign_dense(const
     }
     const int64_t eighth = n / 8;
     for (int64_t at = 0; at < eighth; at += WIDTH) {
+        for (int64_t group = 8 * at; group < 8 * (at + WIDTH) && !with_denormals; group += GROUP) ask_beside(x, n, 1, group);
         F m[8];
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {

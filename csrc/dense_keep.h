@@ -16,9 +16,16 @@ struct Accumulated {
 
 // Where a row comes from: `x` of some dtype; null anchor, null held: there is none.
 struct Parts {
-    const char *x;
-    const float *anchor, *held;
-    float decay, gain;
+    const char *x = nullptr;
+    int64_t nbytes = 4;  // of a number of x
+    const float *anchor = nullptr, *held = nullptr;
+    float decay = 1, gain = 1;
+
+    TW_INLINE void ask_beside(int64_t n, int sweep, int64_t at) const {
+        if (x) ::ask_beside(x, n, sweep, at, nbytes);
+        if (anchor) ::ask_beside(anchor, n, sweep, at);
+        if (held) ::ask_beside(held, n, sweep, at);
+    }
 };
 
 // whole = held * decay + x * gain, two products and a sum; in whole groups, with zeros behind the n numbers.
@@ -45,8 +52,10 @@ __attribute__((noinline)) Accumulated accumulate_dense(const Parts &parts_, int6
         }
     };
     int64_t at = 0;
-    for (; at + GROUP <= n; at += GROUP)
+    for (; at + GROUP <= n; at += GROUP) {
+        parts.ask_beside(n, 0, at);
         group(parts.x + nbytes * at, subtract ? parts.anchor + at : nullptr, has_held ? parts.held + at : nullptr, whole + at);
+    }
     if (at < n) {
         alignas(64) char x[4 * GROUP] = {};
         alignas(64) float anchor[GROUP] = {}, held[GROUP] = {};
@@ -73,6 +82,7 @@ inline Accumulated accumulate_row(int64_t dtype, const Parts &parts, int64_t n, 
 struct Left {
     float *kept = nullptr;
     bool past_caches = false;
+    Parts parts = {};  // of the row
 
     TW_INLINE void put(const F *left, int64_t at, int many) const {
         if (many == GROUP) {
@@ -91,6 +101,7 @@ template <class C> __attribute__((noinline)) float code_kept(const C &coder_, co
     each_group(whole, n, [&](const float *from, int64_t at, int many) {
         F w[VECTORS], v[VECTORS], sent[VECTORS];
         I code[VECTORS];
+        rest.parts.ask_beside(n, 1, at);
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) w[i] = load(from + i * WIDTH), v[i] = C::bits >= 16 ? sendable(w[i]) : w[i];
         coder.codes(v, at, code, sent);
@@ -110,6 +121,7 @@ __attribute__((noinline)) inline float keep_signs(const float *whole, int64_t n,
     Squares squares;
     each_group(whole, n, [&](const float *from, int64_t at, int many) {
         F w[VECTORS];
+        rest.parts.ask_beside(n, 1, at);
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) {
             w[i] = load(from + i * WIDTH);

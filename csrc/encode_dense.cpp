@@ -119,20 +119,18 @@ struct alignas(64) DenseWork {
     float wide[TW_MOST_CHUNK], whole[TW_MOST_CHUNK + GROUP], part[TW_MOST_CHUNK / 8];
 };
 
-// A row of any source, with what is held. Nothing is asked for ahead: of several streams that only takes room in the first cache.
+// A row of any source, with what is held.
 bool encode_whole(DenseRow &row, const TwSheet *sheet, const char *x, int64_t start, DenseWork &work) {
     const TwEncode &job = row.job;
     const int64_t n = row.n;
-    Parts parts = {x, job.anchor ? job.anchor + start : nullptr, nullptr, job.decay, job.gain};
+    Parts parts = {(const char *)work.wide, 4, nullptr, nullptr, job.decay, job.gain};
     if (job.held && job.decay != 0) parts.held = job.held + start;
-    if (!x) {
-        widen(*job.layout, job.anchor, start, n, work.wide);
-        parts.x = (const char *)work.wide, parts.anchor = nullptr;
-    }
+    if (!x) widen(*job.layout, job.anchor, start, n, work.wide);
+    else parts.x = x, parts.nbytes = element_nbytes(sheet->dtype), parts.anchor = job.anchor ? job.anchor + start : nullptr;
     const Accumulated sum = accumulate_row(x ? sheet->dtype : (int64_t)TW_FLOAT32, parts, n, work.whole);
     row.stats[1] = sum.squares;
     row.x = work.whole, row.whole = true;
-    if (job.kept) row.rest = {job.kept + start, aligned(job.kept + start)};
+    if (job.kept) row.rest = {job.kept + start, aligned(job.kept + start), parts};
     return sum.usual() && row.encode(sum.largest);
 }
 
@@ -155,7 +153,7 @@ void encode_dense(const TwEncode &job, int64_t begin, int64_t end) {
         const char *x = rows.at(start, n);
         DenseRow row = {job, number, piece, n, (const float *)x, work.part, stats};
         if (plain && x) {
-            foresee(row.x + n, 4 * n);
+            if (p.value <= V_FLOAT16) foresee(row.x + n, 4 * n);
             if (row.encode(0)) continue;
         }
         Denormals exact(false);

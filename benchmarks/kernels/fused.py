@@ -11,7 +11,7 @@ from benchmarks.kernels import ours, peers
 from benchmarks.kernels.demo import DECAY, LR, SIDE, TOP_K, DeMo, authors
 from benchmarks.kernels.operation import PROBES, Lineup, Operation, Sizes
 from benchmarks.kernels.peers import compiled
-from benchmarks.kernels.pool import Pool
+from benchmarks.kernels.pool import Pool, Slice
 
 MEMBERS = 8
 BLOCK = 64
@@ -33,6 +33,18 @@ def _send(codec: str, peer: Callable[..., Any]) -> Callable[[Pool, Sizes], Lineu
         return Lineup(pool.slices(sizes.matrix, _state(sizes)), sizes.matrix, ours.step(codec, shape, decay=DECAY, gain=LR), contestants)
 
     return lineup
+
+
+def _keep(pool: Pool, sizes: Sizes) -> Lineup:
+    """A dense code with error feedback, ours against torch.compile."""
+    fused, blocks = compiled(partial(peers.int8_kept, decay=DECAY)), sizes.matrix // peers.BLOCK
+
+    def compile_(s: Slice) -> Any:
+        codes = s.y.view(torch.int8)[: sizes.matrix].view(blocks, -1)
+        return fused(s.x, s.cargo["held"], s.cargo["spare"], codes)
+
+    step = ours.step("int8", (sizes.height, sizes.width), decay=DECAY, gain=1.0)
+    return Lineup(pool.slices(sizes.matrix, _state(sizes)), sizes.matrix, step, {"torch.compile": compile_})
 
 
 def _state(sizes: Sizes) -> Callable[[], dict[str, Tensor]]:
@@ -113,7 +125,7 @@ def _denormal(pool: Pool, sizes: Sizes) -> Lineup:
     return Lineup(slices[:half], sizes.matrix, lambda s: step(s.cargo["tiny"]), contestants)
 
 
-# Bytes an element: a payload of 72 bytes, of 60 and of 56 for 4096.
+# Bytes an element: a payload of 72 bytes, of 60 and of 56 for 4096, or of a byte an element.
 OPERATIONS = [
     Operation(
         "fused encode",
@@ -142,6 +154,7 @@ OPERATIONS = [
         read=8,
         written=4 + 56 / 4096,
     ),
+    Operation("fused encode, int8", _keep, "lerp_", beats={"torch.compile": None}, read=8, written=5),
     *(
         Operation(
             f"fused decode, W={MEMBERS}{', checked' if check else ''}",

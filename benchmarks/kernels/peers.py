@@ -41,6 +41,15 @@ def int8(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.clamp(torch.round(blocks / scale), -127, 127).to(torch.int8), scale
 
 
+def int8_kept(x: Tensor, held: Tensor, kept: Tensor, codes: Tensor, decay: float) -> Tensor:
+    """With error feedback: what is held takes part, and what is not sent is kept."""
+    whole = held * decay + x
+    new, scale = int8(whole)
+    codes.copy_(new)
+    kept.copy_(whole - (new.to(torch.float32) * scale).view(-1))
+    return scale
+
+
 def int8_stochastic(x: Tensor) -> tuple[Tensor, Tensor]:
     blocks = x.view(-1, BLOCK)
     scale = blocks.abs().amax(1, keepdim=True) / 127

@@ -218,8 +218,13 @@ class Node:
         self.feed(begin)
         for other in self.world.nodes:
             if other is not self and self.world.linked(self, other):
-                self.feed(lambda machine, now, other=other: machine.up(other.key, now, process=other.process))  # type: ignore[misc]
+                self.meet(other)
         self.compute()
+
+    def meet(self, other: "Node") -> None:
+        """A link to another stands."""
+        process = other.process  # now: the message may wait
+        self.feed(lambda machine, now: machine.up(other.key, now, process=process))
 
     @property
     def is_there(self) -> bool:

@@ -227,8 +227,8 @@ class World:
         pair = frozenset((a.index, b.index))
         if a is not b and pair not in self._links and self.connected(a, b) and self.connected(b, a):
             self._links.add(pair)
-            a.feed(lambda machine, now, process=b.process: machine.up(b.key, now, process=process))
-            b.feed(lambda machine, now, process=a.process: machine.up(a.key, now, process=process))
+            a.meet(b)
+            b.meet(a)
 
     def nobody_before(self, node: Node) -> bool:
         """Whether everybody has died, and this is the first of those who come back: it begins again."""
