@@ -136,12 +136,12 @@ struct Codes {
     }
 };
 
-template <class C> __attribute__((noinline)) void code_dense(const C &coder_, const float *x, int64_t n, Codes to) {
+template <class C, class Beside> __attribute__((noinline)) void code_dense(const C &coder_, const float *x, int64_t n, Codes to, const Beside &beside) {
     const C coder = coder_;
     each_group(x, n, [&](const float *from, int64_t at, int many) {
         F v[VECTORS], sent[VECTORS];
         I code[VECTORS];
-        ask_beside(x, n, 1, at);
+        beside.ask_beside(n, 1, at);
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) v[i] = load(from + i * WIDTH);
         coder.codes(v, at, code, sent);

@@ -16,13 +16,13 @@ struct Accumulated {
 
 // Where a row comes from: `x` of some dtype; null anchor, null held: there is none.
 struct Parts {
-    const char *x = nullptr;
-    int64_t nbytes = 4;  // of a number of x
+    const char *x = nullptr, *following = nullptr;  // x, where it goes on in memory behind the row
+    int64_t nbytes = 4;                             // of a number of x
     const float *anchor = nullptr, *held = nullptr;
     float decay = 1, gain = 1;
 
     TW_INLINE void ask_beside(int64_t n, int sweep, int64_t at) const {
-        if (x) ::ask_beside(x, n, sweep, at, nbytes);
+        if (following) ::ask_beside(following, n, sweep, at, nbytes);
         if (anchor) ::ask_beside(anchor, n, sweep, at);
         if (held) ::ask_beside(held, n, sweep, at);
     }

@@ -30,6 +30,7 @@ struct DenseRow {
     const float *x;
     float *part;  // memory for an eighth of a row
     double *stats;
+    Parts parts;         // what x is made of, or x
     bool whole = false;  // x is what accumulate_row made, which may have denormals
     Left rest = {};
 
@@ -72,7 +73,7 @@ struct DenseRow {
     template <class C> bool code(const C &coder) {
         const Codes to = {record() + 4, job.program.record - 4};
         if (rest.kept) return kept(code_kept(coder, x, n, to, rest));
-        code_dense(coder, x, n, to);
+        code_dense(coder, x, n, to, parts);
         return true;
     }
 
@@ -123,10 +124,11 @@ struct alignas(64) DenseWork {
 bool encode_whole(DenseRow &row, const TwSheet *sheet, const char *x, int64_t start, DenseWork &work) {
     const TwEncode &job = row.job;
     const int64_t n = row.n;
-    Parts parts = {(const char *)work.wide, 4, nullptr, nullptr, job.decay, job.gain};
+    Parts &parts = row.parts;
+    parts = {(const char *)work.wide, nullptr, 4, nullptr, nullptr, job.decay, job.gain};
     if (job.held && job.decay != 0) parts.held = job.held + start;
     if (!x) widen(*job.layout, job.anchor, start, n, work.wide);
-    else parts.x = x, parts.nbytes = element_nbytes(sheet->dtype), parts.anchor = job.anchor ? job.anchor + start : nullptr;
+    else parts.x = parts.following = x, parts.nbytes = element_nbytes(sheet->dtype), parts.anchor = job.anchor ? job.anchor + start : nullptr;
     const Accumulated sum = accumulate_row(x ? sheet->dtype : (int64_t)TW_FLOAT32, parts, n, work.whole);
     row.stats[1] = sum.squares;
     row.x = work.whole, row.whole = true;
@@ -151,7 +153,7 @@ void encode_dense(const TwEncode &job, int64_t begin, int64_t end) {
         double *stats = job.stats + 3 * unit;
         stats[0] = stats[1] = stats[2] = 0;
         const char *x = rows.at(start, n);
-        DenseRow row = {job, number, piece, n, (const float *)x, work.part, stats};
+        DenseRow row = {job, number, piece, n, (const float *)x, work.part, stats, {x, x}};
         if (plain && x) {
             if (p.value <= V_FLOAT16) foresee(row.x + n, 4 * n);
             if (row.encode(0)) continue;

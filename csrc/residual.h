@@ -142,7 +142,6 @@ void usual_tile(const TwEncode &job, const Row &row, const UsualRule<has_held> &
         stats[1] = source.squares.total();
     });
     work.shape = Shape::grouped;
-    work.next = {(const char *)rule.x, (const char *)rule.x, 4};  // nothing more is to be asked for
     stats[2] = usual.rule.squares.total();
 }
 

@@ -83,9 +83,9 @@ struct Ahead {
 
 // Of the tile of a row, or of some memory where it has none.
 inline Ahead tile_ahead(const TwLayout &layout, int64_t row, const void *otherwise) {
-    int64_t stride = 64 * Ahead::LINES_OF_A_ROW;
+    int64_t stride = 0;
     const char *at = tile_at(layout, row, &stride);
-    if (!at) at = (const char *)otherwise;
+    if (!at) return {(const char *)otherwise, 64 * Ahead::LINES_OF_A_ROW};
     return {at, stride};
 }
 

@@ -40,6 +40,7 @@ class Swarm:
     _fresh: dict[str, bool] = field(default_factory=dict)
     _newcomers: int = 0
     _inside: set[str] = field(default_factory=set)  # of a cut: identities that do not reach the rest
+    _unplugged: set[str] = field(default_factory=set)  # identities without a cable
     _remembered: list[str] = field(default_factory=list)  # addresses, for when everybody has just died
 
     def begin(self) -> None:
@@ -82,7 +83,7 @@ class Swarm:
 
     def _count(self) -> None:
         """Where too few are left, also for another reason, the kills since the last round are of that kind."""
-        left = [member for member in self.up() if not member.ending]
+        left = [member for member in self.up() if not member.ending and member.identity not in self._unplugged]
         inside = [member for member in left if member.identity in self._inside]
         if 2 * max(len(inside), len(left) - len(inside)) <= self.size:
             self.watch.worsened(FEW)
@@ -132,6 +133,8 @@ class Swarm:
         """Pull a member's cable, or put it in."""
         assert self.net is not None
         self.net.link(self._places[member.identity], up=up)
+        (self._unplugged.discard if up else self._unplugged.add)(member.identity)
+        self._count()
 
     def ended(self, member: Member) -> None:
         """Its process is gone: whoever should be there is started again."""

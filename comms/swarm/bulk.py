@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from thinwire.comms.swarm import chunks
 from thinwire.comms.swarm.blobs import CHUNK_NBYTES, Blob, BlobStore
-from thinwire.comms.swarm.chunks import Open
+from thinwire.comms.swarm.chunks import GO, NO, Open
 from thinwire.comms.swarm.coding import Coder
 from thinwire.comms.swarm.ending import end
-from thinwire.comms.swarm.fetching import FETCH, FOUND, GO, MAX_STREAMS, NO, PIECE_NBYTES, REQUEST, Fetch
+from thinwire.comms.swarm.fetching import FETCH, FOUND, MAX_STREAMS, PIECE_NBYTES, REQUEST, Fetch
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Traffic
 
 log = logging.getLogger("thinwire")
@@ -227,8 +227,8 @@ class Bulk:
 
 def _parts(nbytes: int) -> list[tuple[int, int]]:
     """A blob in up to `MAX_STREAMS` runs of whole chunks: (offset, length) each."""
-    chunks = -(-nbytes // CHUNK_NBYTES)
-    per_part = max(1, -(-chunks // MAX_STREAMS)) * CHUNK_NBYTES
+    count = -(-nbytes // CHUNK_NBYTES)
+    per_part = max(1, -(-count // MAX_STREAMS)) * CHUNK_NBYTES
     return [(at, min(per_part, nbytes - at)) for at in range(0, max(nbytes, 1), per_part)]
 
 

@@ -18,6 +18,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Open = Callable[[Key, str], Awaitable[Streams]]  # a stream to a peer that speaks this protocol; raises `PeerError`
 
 STALL_S = 5.0  # without a single byte
+GO, NO = 0, 2  # statuses
 _CHUNK = struct.Struct("<IQ")
 _SLOW_HASH_NBYTES = 1 << 20  # above, hashing leaves the event loop alone
 

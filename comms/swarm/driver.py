@@ -164,7 +164,7 @@ class Driver:
 
     def _up(self, peer: Key) -> None:
         self._ways.heard(peer, self._now())
-        self._turned(peer, True)
+        self._turned(peer, True, self.transport.process(peer))
 
     def _down(self, peer: Key) -> None:
         if self._ways.down(peer, self._now()):
@@ -172,8 +172,8 @@ class Driver:
             if not self._closed and peer in self.machine.others:
                 self._ways.seek(peer, self.machine.others, self._now())
 
-    def _turned(self, peer: Key, up: bool) -> None:
-        self._do(self.machine.up(peer, self._now(), process=self.transport.process(peer)) if up else self.machine.down(peer, self._now()))
+    def _turned(self, peer: Key, up: bool, process: bytes | None = None) -> None:
+        self._do(self.machine.up(peer, self._now(), process=process) if up else self.machine.down(peer, self._now()))
 
     def _accepts(self, peer: Key, digest: bytes, nbytes: int) -> bool:
         """Only members push, and only what is as large as this member's own payload; before that is known, up to what a frame can be."""

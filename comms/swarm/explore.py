@@ -223,7 +223,7 @@ class Explorer:
             world = self._do(world, i, ("follow", keys[i], nonces[i], standing))
         for i in range(n):
             for j in range(n):
-                world = self._do(world, i, ("up", keys[j])) if i != j else world
+                world = self._do(world, i, ("up", keys[j], nonces[j])) if i != j else world
         return world
 
     def _do(self, world: World, index: int, act: Act) -> World:
@@ -300,7 +300,8 @@ class Explorer:
             for j, at in enumerate(world.machines):
                 if at is not None and j != i:
                     after = self._do(world.less("downs"), i, ("down", key_of(j)))
-                    yield f"{i} loses {j}", replace(after, net=after.net | {(j, i, self._number(("up", key_of(j))))})
+                    again = self._number(("up", key_of(j), nonce_of(j, world.lives[j])))
+                    yield f"{i} loses {j}", replace(after, net=after.net | {(j, i, again)})
         if world.may("leaves") and not entry.leaving:
             yield f"{i} leaves", self._do(world.less("leaves"), i, ("leave",))
 
@@ -322,7 +323,8 @@ class Explorer:
                 after = self._do(after, i, ("follow", key_of(i), nonce_of(i, lives[i]), self._table[at].standing))
                 for j, other in enumerate(world.machines):
                     if other is not None:
-                        after = self._do(self._do(after, j, ("up", key_of(i))), i, ("up", key_of(j)))
+                        after = self._do(after, j, ("up", key_of(i), nonce_of(i, lives[i])))
+                        after = self._do(after, i, ("up", key_of(j), nonce_of(j, lives[j])))
                 yield f"{i} joins from {donor}", after
 
     # -- what was promised -------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class Fair:
             for j in self.machines:
                 if i != j:
                     self.give(i, ("down", key_of(j)))  # what was under way is lost with the link
-                    self.give(i, ("up", key_of(j)))
+                    self.give(i, ("up", key_of(j), self.machines[j]._seat.nonce))
         while self.now < FAIR_S:
             self.settle()
             waiting = [i for i, m in self.machines.items() if i not in self.done and m.next_slot.round < self.slots and not m._seat.leaving]
@@ -95,6 +95,8 @@ class Fair:
 def give(machine: Machine, act: Act, now: float) -> list[Effect]:
     """An input, by its name."""
     kind, *args = act
+    if kind == "up":
+        return machine.up(args[0], now, process=args[1])
     if kind == "fire":
         machine.fire(args[0], now)
         return machine._done(now)
@@ -110,7 +112,8 @@ def fingerprint(machine: Machine) -> int:
     """All that a machine remembers and that can matter, as one number."""
     seat, archive, lineage, round_ = machine._seat, machine._archive, machine._lineage, machine._round
     ballots = round_.ballots
-    peers = frozenset((k, p.nonce, p.link, p.silent, p.left, p.elsewhere, p.bound, p.slot, p.unfit) for k, p in seat.peers.items())
+    known = seat.peers.items()
+    peers = frozenset((k, p.nonce, p.process, p.link, p.silent, p.left, p.elsewhere, p.bound, p.slot, p.unfit) for k, p in known)
     desks = tuple(
         (slot, frozenset((k, o.digest) for k, o in desk.announced.items()), frozenset(desk.held))
         for slot, desk in sorted(machine._payloads._desks.items())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from thinwire.comms.swarm import chunks
 from thinwire.comms.swarm.blobs import CHUNK_NBYTES
-from thinwire.comms.swarm.chunks import Open
+from thinwire.comms.swarm.chunks import GO, Open
 from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.transport import Key, PeerError, Traffic
 
@@ -15,7 +15,6 @@ FETCH = "/thinwire/fetch/2"
 DOUBT_S = 1.0  # without a single byte of all holders that are asked, before another one is: these may be frozen
 MAX_STREAMS = 4  # for one blob
 PIECE_NBYTES = 4 * CHUNK_NBYTES  # what is fetched by one request
-GO, NO = 0, 2
 REQUEST = struct.Struct("<32sQQ")  # digest, offset, length
 FOUND = struct.Struct("<BQ")  # status, size of the whole blob; then chunks
 

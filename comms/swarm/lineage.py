@@ -101,8 +101,10 @@ class Lineage:
         if not seat.is_member:  # follows a group: only if nobody of it is there at all, and not for a moment's cut
             if self._split != "continue" or any(seat.reachable(key) for key in seat.others):
                 return None
-            others = [key for key, peer in seat.peers.items() if peer.up and not peer.elsewhere and key < seat.me]
-            return (0.0 if self._orphaned else 1.5 * timing.bereaved_s) + (0.5 * timing.bereaved_s if others else 0.0)  # lowest key first
+            speaks = [(key, peer.elsewhere) for key, peer in seat.peers.items() if peer.up and peer.bound]
+            for_good = self._orphaned and not any(elsewhere for _, elsewhere in speaks)  # those may be members that have gone over
+            could = any(key < seat.me and not elsewhere for key, elsewhere in speaks)  # the lowest key goes first, and the rest follows it
+            return (0.0 if for_good else 1.5 * timing.bereaved_s) + (0.5 * timing.bereaved_s if could else 0.0)
         if not missing & ~presence.gone_bits:
             return 0.0  # they never come back as who they were
         if self._split != "continue":
@@ -132,7 +134,8 @@ class Lineage:
 
     def _waits(self) -> bool:
         """Whether to wait for payloads of what is decided: they may still come, but not for ever, and not if all who had them have died."""
-        lost = self._orphaned and not self._seat.peers.further(self._seat.slot)
+        seat = self._seat
+        lost = self._orphaned and not seat.peers.further(seat.slot) and (seat.is_member or self._tries > 1)  # other followers may have them
         return self._archive.behind and self._tries <= TRIES and not lost
 
     @property

@@ -1,6 +1,6 @@
 """One control stream: whole messages in order, either way, none above 64 KiB, memory bounded whatever the other end does.
 
-Both ends say hello first: a magic word and the nonce of their incarnation. Then frames: kind (1 byte), length (4, little-endian), body.
+Both ends say hello first: a magic word and the nonce of their process. Then frames: kind (1 byte), length (4, little-endian), body.
 A frame that breaks a rule ends the stream; a flood is slowed down to what the bucket lets through, and presses back on its sender.
 """
 
@@ -24,7 +24,7 @@ _RATE, _BURST = 2000.0, 4000.0  # messages a second from one peer, for long; at 
 
 
 async def shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, nonce: bytes) -> bytes:
-    """Say hello; returns the nonce of the other end's incarnation, raises `PeerError`."""
+    """Say hello; returns the nonce of the other end's process, raises `PeerError`."""
     writer.write(HELLO.pack(MAGIC, nonce))
     try:
         magic, theirs = HELLO.unpack(await asyncio.wait_for(reader.readexactly(HELLO.size), HELLO_S))

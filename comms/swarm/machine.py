@@ -15,7 +15,7 @@ from thinwire.comms.swarm.lineage import Lineage, founding
 from thinwire.comms.swarm.messages import Message
 from thinwire.comms.swarm.observers import Observers
 from thinwire.comms.swarm.payloads import AHEAD, Offered, Payloads
-from thinwire.comms.swarm.peers import Peer
+from thinwire.comms.swarm.peers import NOBODY, Peer
 from thinwire.comms.swarm.round import Round, RoundMessage
 from thinwire.comms.swarm.seat import Seat
 from thinwire.comms.swarm.view import MAX_MEMBERS, EpochId, Key, Nonce, Slot, View, following
@@ -259,6 +259,8 @@ class Machine:
         elif isinstance(message, m.Beat):
             peer.elsewhere = message.epoch not in self._seat.ancestors
         news = peer.silent or peer.nonce != nonce or elsewhere != peer.elsewhere
+        if peer.nonce not in (None, NOBODY, nonce, peer.left):  # without a word of leaving: perhaps another process, by a way around
+            peer.process = None
         peer.heard, peer.silent, peer.bound, peer.nonce = now, False, True, nonce
         if news:
             self._changed(now, sender)

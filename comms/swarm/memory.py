@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from thinwire.comms.swarm.blobs import Blob, BlobStore, digest_of
@@ -122,9 +123,11 @@ class Network:
 
     def _tell(self, a: Key, b: Key, *, up: bool) -> None:
         for me, peer in ((a, b), (b, a)):
-            node = self.nodes.get(me)
+            node, other = self.nodes.get(me), self.nodes.get(peer)
             if node is not None:
-                self._wire(peer, me).put(node, lambda node=node, peer=peer: node._turned(peer, up), now=True)  # type: ignore[misc]
+                process = other.nonce if other is not None else b""
+                turn = partial(node._turned, peer, up, process=process)
+                self._wire(peer, me).put(node, turn, now=True)
 
     def _wire(self, a: Key, b: Key) -> "_Wire":
         return self._wires.setdefault((a, b), _Wire(self, a, b))
@@ -189,7 +192,7 @@ class MemoryNode(Transport):
         self.network = network
         self.alive = False
         self.loop: asyncio.AbstractEventLoop
-        self._up: set[Key] = set()
+        self._up: dict[Key, bytes] = {}  # and which process of the peer that is
         self._early: dict[Key, deque[bytes]] = {}  # said before the stream stood
 
     async def start(self) -> None:
@@ -208,8 +211,7 @@ class MemoryNode(Transport):
         return peer in self._up
 
     def process(self, peer: Key) -> bytes | None:
-        node = self.network.nodes.get(peer)
-        return node.nonce if node is not None and peer in self._up else None
+        return self._up.get(peer)
 
     def connect(self, peer: Key, addresses: Sequence[str] = ()) -> None:
         if self.alive:
@@ -285,17 +287,17 @@ class MemoryNode(Transport):
         with self.network._lock:
             return {key: record for key, record in self.network.boards.get(run, {}).items() if key in self.network.nodes}
 
-    def _turned(self, peer: Key, up: bool, *, failed: bool = False) -> None:
+    def _turned(self, peer: Key, up: bool, *, process: bytes = b"", failed: bool = False) -> None:
         if up == (peer in self._up) and not failed:
             return
         if up:
-            self._up.add(peer)
+            self._up[peer] = process
             early = self._early.get(peer)
             while early:
                 self.send(peer, early.popleft())
             self.on_up(peer)
         else:
-            self._up.discard(peer)
+            self._up.pop(peer, None)
             self.on_down(peer)
 
     def _heard(self, peer: Key, message: bytes) -> None:

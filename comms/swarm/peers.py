@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from thinwire.comms.swarm.view import Key, Nonce, Slot
 
 MAX_PEERS = 4096
-NOBODY: Nonce = b""  # the incarnation that spoke last has died, and the one that has come instead has not spoken
+NOBODY: Nonce = b""  # no nonce: the incarnation that spoke last has died, and the one that has come instead has not spoken
 
 
 @dataclass(slots=True)
@@ -15,7 +15,7 @@ class Peer:
     heard: float  # at
     beat: float | None = None  # at
     nonce: Nonce | None = None  # of the incarnation that spoke last
-    process: bytes | None = None  # that incarnation's, if it is known
+    process: bytes | None = None  # to which the link goes and in which `nonce` has spoken, where both are known
     link: bool = True
     silent: bool = False
     left: Nonce | None = None  # the incarnation that has said that it leaves
@@ -57,7 +57,8 @@ class Peers:
         """A link stands. What links to another process than before has lost what it was, before it has said a word."""
         self._ended.pop(key, None)
         if process is not None and peer.process not in (None, process) and peer.nonce is not None:
-            peer.nonce, peer.slot, peer.unfit, peer.elsewhere = NOBODY, None, None, False
+            peer.left, peer.nonce = peer.nonce, NOBODY  # what it still had under way is not believed any more
+            peer.bound, peer.slot, peer.unfit, peer.elsewhere = False, None, None, False
         peer.process = process
         peer.link, peer.silent, peer.heard, peer.beat = True, False, now, None
 

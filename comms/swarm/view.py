@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 Key = bytes  # 32: the Ed25519 public key that names a member
-Nonce = bytes  # 8: fresh at every start of a process; (key, nonce) is one incarnation
+Nonce = bytes  # 8: fresh whenever a state is taken; (key, nonce) is one incarnation
 EpochId = bytes  # 16
 
 MAX_MEMBERS = 1024

@@ -109,7 +109,7 @@ def standing(size: int) -> tuple[Swarm, list[Any]]:
     """A swarm of members that are no processes, and what stands for them."""
     names = [f"m{i}" for i in range(size)]
     members = [SimpleNamespace(name=name, identity=name, ending=False, frozen=False, extra=False, signal=lambda _: None) for name in names]
-    net = SimpleNamespace(cut=lambda *_: None, heal=lambda: None)
+    net = SimpleNamespace(cut=lambda *_: None, heal=lambda: None, link=lambda *_, up: None)
     swarm = Swarm(
         SimpleNamespace(members=dict(zip(names, members, strict=True))), watched(*names), size, None, None, net=net, clock=lambda: 2.0
     )
@@ -127,6 +127,8 @@ def standing(size: int) -> tuple[Swarm, list[Any]]:
         (lambda swarm, m: swarm.cut([m[1], m[2]]), True),
         (lambda swarm, m: swarm.cut([m[1]], [m[2]]), False),
         (lambda swarm, m: (swarm.cut([m[1]]), swarm.freeze(m[2], True)), True),
+        (lambda swarm, m: swarm.link(m[1], up=False), False),
+        (lambda swarm, m: (swarm.link(m[1], up=False), swarm.freeze(m[2], True)), True),
     ],
 )
 @pytest.mark.parametrize("before", [True, False])

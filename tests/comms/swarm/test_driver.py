@@ -1,4 +1,4 @@
-"""Of whom a payload is asked."""
+"""Of whom a payload is asked, and what the machine is told of links."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -34,3 +34,16 @@ def test_a_payload_is_asked_of_those_that_are_there(up: Sequence[bytes], heard: 
     driver._spawn = lambda work: work
     driver._want(Want(Slot(3), GONE, b"d" * 32, 10, (GONE,)))
     assert told == [asked]
+
+
+def test_the_machine_is_told_to_which_process_a_link_goes_and_that_a_way_around_does_not_tell() -> None:
+    told: list[tuple[Any, ...]] = []
+    driver: Any = Driver.__new__(Driver)
+    driver.machine = SimpleNamespace(up=lambda key, now, *, process: told.append((key, process)) or ())
+    driver.transport = SimpleNamespace(process=lambda key: b"process" + key[:1])
+    driver._ways = SimpleNamespace(heard=lambda key, now: None)
+    driver._now = lambda: 0.0
+    driver._do = lambda effects: None
+    driver._up(LINKED)
+    driver._turned(HEARD, True)
+    assert told == [(LINKED, b"processl"), (HEARD, None)]

@@ -453,6 +453,61 @@ def test_senior_goes_on_alone_at_once() -> None:
     assert bus.members(0) == [0]
 
 
+def test_who_links_as_another_process_is_gone_before_it_says_a_word() -> None:
+    bus = Bus(3)
+    zero = bus.machines[0]
+    bus.unlink(0, 2)
+    bus.do(0, zero.up(key_of(2), bus.now, process=nonce_of(2)))
+    assert zero._seat.reachable(key_of(2))
+    stray = bus.machines[2]._seat.beat()
+    bus.do(0, zero.down(key_of(2), bus.now))
+    bus.do(0, zero.up(key_of(2), bus.now, process=nonce_of(2, 1)))
+    assert not zero._seat.reachable(key_of(2))
+    bus.do(0, zero.receive(key_of(2), nonce_of(2), stray, bus.now))  # of the dead one, late
+    assert zero.counts["has left"] == 1
+    assert not zero._seat.reachable(key_of(2))
+    bus.do(0, zero.receive(key_of(2), nonce_of(2, 1), stray, bus.now))
+    assert not zero.counts["key in use"]
+
+
+def test_who_has_come_by_a_way_around_and_then_links_is_not_taken_for_dead() -> None:
+    bus = Bus(3)
+    zero, peer = bus.machines[0], bus.machines[0]._seat.peers.get(key_of(2))
+    bus.do(0, zero.down(key_of(2), bus.now))
+    bus.do(0, zero.up(key_of(2), bus.now))  # without a link of its own
+    bus.do(0, zero.receive(key_of(2), nonce_of(2, 1), bus.machines[2]._seat.beat(), bus.now))
+    bus.do(0, zero.up(key_of(2), bus.now, process=nonce_of(2, 1)))  # the way stands: no `down` before
+    assert peer.nonce == nonce_of(2, 1)
+    bus.do(0, zero.receive(key_of(2), nonce_of(2, 1), bus.machines[2]._seat.beat(), bus.now))
+    assert not zero.counts["key in use"]
+
+
+@pytest.mark.parametrize(("lower", "waits_s"), [(False, 0.0), (True, 1.5)])
+def test_a_follower_whose_group_has_died_for_good_goes_on_at_once(lower: bool, waits_s: float) -> None:
+    bus = Bus(2)
+    me, other = (3, 2) if lower else (2, 3)
+    for i in (me, other):  # they follow, and are members of nothing
+        standing = bus.machines[0].standing()
+        bus.do(i, bus.make(i).follow(standing, bus.now))
+    bus.link(me, other)
+    for i in (0, 1):
+        bus.link(me, i)
+    bus.settle()
+    assert not bus.machines[me].is_member
+    epoch = bus.machines[me].epoch
+    for i in (0, 1):
+        bus.kill(i)
+        bus.do(me, bus.machines[me].up(key_of(i), bus.now, process=nonce_of(i, 1)))
+    if waits_s:
+        bus.wait(waits_s - 0.2, other)
+        assert bus.machines[me].epoch == epoch
+        bus.wait(0.3, other)
+    else:
+        bus.wait(0.05, other)
+    assert bus.machines[me].epoch != epoch
+    assert bus.members(me) == [me]
+
+
 def test_the_last_one_goes_on_though_the_dead_come_back_as_others() -> None:
     """It knows of decisions whose payloads have died with the rest, and those link again and again, as strangers who say nothing yet."""
     bus = Bus(5)

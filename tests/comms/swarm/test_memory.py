@@ -67,9 +67,11 @@ def test_a_killed_member_is_seen_down_by_all_and_comes_back_as_a_new_one() -> No
         a.connect(c.key)
         b.connect(c.key)
         await diaries[2].until("up", 2)
+        assert a.process(c.key) == c.nonce
         network.kill(c.key)
         await diaries[0].until("down", 3)
         await diaries[1].until("down", 3)
+        assert a.process(c.key) is None
         assert diaries[2].lines == [("up", 1), ("up", 2)]
         again = network.node(c.key)
         diary = Diary(again)

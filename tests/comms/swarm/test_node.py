@@ -54,6 +54,7 @@ def test_messages_in_order_both_ways(world: World, pair: tuple[Node, Node]) -> N
             b.send(a.key, bytes(i))
         await second.until(a.key, b"999")
         await first.until(b.key, bytes(999))
+        assert (a.process(b.key), b.process(a.key), a.process(bytes(32))) == (b.nonce, a.nonce, None)
         assert [line[1] for line in second.lines if line[0] == a.key] == [b"%d" % i for i in range(1000)]
         assert [line[1] for line in first.lines if line[0] == b.key] == [bytes(i) for i in range(1000)]
         a.send(b.key, bytes(64 << 10))
