@@ -9,7 +9,7 @@ import torch
 from tests.codecs import named
 from tests.kernels.test_native_is_reference import levels, program_of, same, source_of
 from tests.kernels.test_vector_is_reference import rows
-from thinwire.comms import Float32, Pack, TopK, chain
+from thinwire.comms import DCT, Float32, Pack, TopK, chain
 from thinwire.kernels import native, reference_chain
 from thinwire.kernels.finish import Out
 
@@ -122,3 +122,26 @@ def test_means_of_tiny_sums_are_the_reference(name: str, members: int) -> None:
         out = torch.empty(wanted.size)
         native.decode(program, [torch.from_numpy(part.copy()) for part in sent], [source_of(program, wanted)], Out(out))
         same(out.view(wanted.shape), wanted)
+
+
+def crowded(columns: int) -> np.ndarray:
+    """A tile with equals in all rows 0, 4, 8 .. of some columns, and little else: many numbers in few of the groups that bound the k-th."""
+    x = rows("normal", 1, 4096, 7).reshape(64, 64) * F32(2.0**-10)
+    x[::4, :columns] = 3.0
+    x[0, :columns:2] = -3.0
+    return x.reshape(1, 4096)
+
+
+@pytest.mark.parametrize("k", [1, 31, 32, 33, 64, 100, 128, 129])
+def test_selections_of_a_tile_are_the_reference(k: int) -> None:
+    program = program_of(chain(DCT(), TopK(k), Float32(), Pack()).plan(14, 4096))
+    kinds = ["normal", "ties", "sparse", "zeros", "wide", "ties", "normal", "denormal"]
+    held = np.concatenate(
+        [*(rows(kind, 1, 4096, i) for i, kind in enumerate(kinds)), *(crowded(columns) for columns in (1, 2, 4, 16, 17, 64))]
+    )
+    x = np.zeros_like(held)  # whose transform is zero: what is held is selected from as it is
+    payload, kept, _ = reference_chain.encode_rows(program, x, held, 1.0)
+    for _ in levels():
+        made = native.encode(program, [source_of(program, x)], held=torch.from_numpy(held), threads=1)
+        same(made.payload, payload)
+        same(made.kept, kept)
