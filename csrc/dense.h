@@ -60,6 +60,21 @@ TW_INLINE void ask_beside(const void *x, int64_t n, int sweep, int64_t at, int64
     if (nbytes == 4) prefetch(lines + 64);
 }
 
+// Where a row comes from: `x` of some dtype; null anchor, null held: there is none.
+struct Parts {
+    const char *x = nullptr;
+    int64_t nbytes = 4;    // of a number of x
+    bool goes_on = true;   // x in memory, behind the row
+    const float *anchor = nullptr, *held = nullptr;
+    float decay = 1, gain = 1;
+
+    TW_INLINE void ask_beside(int64_t n, int sweep, int64_t at) const {
+        if (goes_on) ::ask_beside(x, n, sweep, at, nbytes);
+        if (anchor) ::ask_beside(anchor, n, sweep, at);
+        if (held) ::ask_beside(held, n, sweep, at);
+    }
+};
+
 // -- the first sweep -----------------------------------------------------------------------------------------------------------
 
 struct Survey {
@@ -136,12 +151,13 @@ struct Codes {
     }
 };
 
-template <class C, class Beside> __attribute__((noinline)) void code_dense(const C &coder_, const float *x, int64_t n, Codes to, const Beside &beside) {
+template <class C> __attribute__((noinline)) void code_dense(const C &coder_, const float *x, int64_t n, Codes to, const Parts &parts_) {
     const C coder = coder_;
+    const Parts parts = parts_;
     each_group(x, n, [&](const float *from, int64_t at, int many) {
         F v[VECTORS], sent[VECTORS];
         I code[VECTORS];
-        beside.ask_beside(n, 1, at);
+        parts.ask_beside(n, 1, at);
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) v[i] = load(from + i * WIDTH);
         coder.codes(v, at, code, sent);

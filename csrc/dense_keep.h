@@ -14,20 +14,6 @@ struct Accumulated {
     bool usual() const { return largest <= KEPT_HIGH && largest_held <= KEPT_HIGH && squares <= KEPT_HIGH * KEPT_HIGH; }
 };
 
-// Where a row comes from: `x` of some dtype; null anchor, null held: there is none.
-struct Parts {
-    const char *x = nullptr, *following = nullptr;  // x, where it goes on in memory behind the row
-    int64_t nbytes = 4;                             // of a number of x
-    const float *anchor = nullptr, *held = nullptr;
-    float decay = 1, gain = 1;
-
-    TW_INLINE void ask_beside(int64_t n, int sweep, int64_t at) const {
-        if (following) ::ask_beside(following, n, sweep, at, nbytes);
-        if (anchor) ::ask_beside(anchor, n, sweep, at);
-        if (held) ::ask_beside(held, n, sweep, at);
-    }
-};
-
 // whole = held * decay + x * gain, two products and a sum; in whole groups, with zeros behind the n numbers.
 template <int dtype, bool subtract, bool has_held>
 __attribute__((noinline)) Accumulated accumulate_dense(const Parts &parts_, int64_t n, float *whole) {
@@ -82,7 +68,6 @@ inline Accumulated accumulate_row(int64_t dtype, const Parts &parts, int64_t n, 
 struct Left {
     float *kept = nullptr;
     bool past_caches = false;
-    Parts parts = {};  // of the row
 
     TW_INLINE void put(const F *left, int64_t at, int many) const {
         if (many == GROUP) {
@@ -95,13 +80,14 @@ struct Left {
     }
 };
 
-template <class C> __attribute__((noinline)) float code_kept(const C &coder_, const float *whole, int64_t n, Codes to, Left rest) {
+template <class C> __attribute__((noinline)) float code_kept(const C &coder_, const float *whole, int64_t n, Codes to, Left rest, const Parts &parts_) {
     const C coder = coder_;
+    const Parts parts = parts_;
     Squares squares;
     each_group(whole, n, [&](const float *from, int64_t at, int many) {
         F w[VECTORS], v[VECTORS], sent[VECTORS];
         I code[VECTORS];
-        rest.parts.ask_beside(n, 1, at);
+        parts.ask_beside(n, 1, at);
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) w[i] = load(from + i * WIDTH), v[i] = C::bits >= 16 ? sendable(w[i]) : w[i];
         coder.codes(v, at, code, sent);
@@ -117,11 +103,12 @@ template <class C> __attribute__((noinline)) float code_kept(const C &coder_, co
 }
 
 // Of signs, whose codes are written already.
-__attribute__((noinline)) inline float keep_signs(const float *whole, int64_t n, float scale, Left rest) {
+__attribute__((noinline)) inline float keep_signs(const float *whole, int64_t n, float scale, Left rest, const Parts &parts_) {
+    const Parts parts = parts_;
     Squares squares;
     each_group(whole, n, [&](const float *from, int64_t at, int many) {
         F w[VECTORS];
-        rest.parts.ask_beside(n, 1, at);
+        parts.ask_beside(n, 1, at);
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) {
             w[i] = load(from + i * WIDTH);

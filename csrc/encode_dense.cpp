@@ -47,8 +47,8 @@ struct DenseRow {
     template <class C> bool cast() {
         const int64_t before = piece * TW_PIECE * C::bits / 8;
         const Codes to = {record() + before, job.program.record - before};
-        if (rest.kept) return kept(code_kept(C(), x, n, to, rest));
-        if (whole) return code_kept(C(), x, n, to, {const_cast<float *>(x)}) <= FINITE;  // left where it was
+        if (rest.kept) return kept(code_kept(C(), x, n, to, rest, parts));
+        if (whole) return code_kept(C(), x, n, to, {const_cast<float *>(x)}, parts) <= FINITE;  // left where it was
         const bool past_caches = job.program.rows * job.program.record >= MUCH && aligned(to.out) && n % GROUP == 0;
         const Survey found = past_caches ? cast_dense<C, true>(x, n, to) : cast_dense<C, false>(x, n, to);
         return done(found) && (C::bits != 16 || job.program.value == V_BFLOAT16 || found.measure <= MOST_HALF);
@@ -67,12 +67,12 @@ struct DenseRow {
         const float scale = bits_of(found.measure) < ZERO_BLOCK ? 0 : round_up16(found.measure);
         if (rest.kept && scale == 0) return false;
         put_scale(scale);
-        return !rest.kept || kept(keep_signs(x, n, scale, rest));
+        return !rest.kept || kept(keep_signs(x, n, scale, rest, parts));
     }
 
     template <class C> bool code(const C &coder) {
         const Codes to = {record() + 4, job.program.record - 4};
-        if (rest.kept) return kept(code_kept(coder, x, n, to, rest));
+        if (rest.kept) return kept(code_kept(coder, x, n, to, rest, parts));
         code_dense(coder, x, n, to, parts);
         return true;
     }
@@ -125,14 +125,14 @@ bool encode_whole(DenseRow &row, const TwSheet *sheet, const char *x, int64_t st
     const TwEncode &job = row.job;
     const int64_t n = row.n;
     Parts &parts = row.parts;
-    parts = {(const char *)work.wide, nullptr, 4, nullptr, nullptr, job.decay, job.gain};
+    parts = {(const char *)work.wide, 4, false, nullptr, nullptr, job.decay, job.gain};
     if (job.held && job.decay != 0) parts.held = job.held + start;
     if (!x) widen(*job.layout, job.anchor, start, n, work.wide);
-    else parts.x = parts.following = x, parts.nbytes = element_nbytes(sheet->dtype), parts.anchor = job.anchor ? job.anchor + start : nullptr;
+    else parts.x = x, parts.nbytes = element_nbytes(sheet->dtype), parts.goes_on = true, parts.anchor = job.anchor ? job.anchor + start : nullptr;
     const Accumulated sum = accumulate_row(x ? sheet->dtype : (int64_t)TW_FLOAT32, parts, n, work.whole);
     row.stats[1] = sum.squares;
     row.x = work.whole, row.whole = true;
-    if (job.kept) row.rest = {job.kept + start, aligned(job.kept + start), parts};
+    if (job.kept) row.rest = {job.kept + start, aligned(job.kept + start)};
     return sum.usual() && row.encode(sum.largest);
 }
 
@@ -153,7 +153,7 @@ void encode_dense(const TwEncode &job, int64_t begin, int64_t end) {
         double *stats = job.stats + 3 * unit;
         stats[0] = stats[1] = stats[2] = 0;
         const char *x = rows.at(start, n);
-        DenseRow row = {job, number, piece, n, (const float *)x, work.part, stats, {x, x}};
+        DenseRow row = {job, number, piece, n, (const float *)x, work.part, stats, {x}};
         if (plain && x) {
             if (p.value <= V_FLOAT16) foresee(row.x + n, 4 * n);
             if (row.encode(0)) continue;

@@ -124,7 +124,7 @@ class Bulk:
     async def _fetched(self, peer: Key, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             try:
-                request = await asyncio.wait_for(reader.readexactly(REQUEST.size), 12 * chunks.STALL_S)
+                request = await chunks.read(reader, REQUEST.size, patience_s=12 * chunks.STALL_S)
             except (EOFError, OSError, asyncio.TimeoutError):
                 return  # nothing more is wanted
             digest, offset, length = REQUEST.unpack(request)
