@@ -11,7 +11,7 @@ template <Way way, bool past_caches> void run(const TwTransform &job, int64_t be
         if (job.side) {
             Ahead ahead = {(const char *)(job.in + (i + 1) * n), 4 * job.side};
             StoreAt<past_caches> emit = {job.out + i * n};
-            transform_tile<way, false>(const_cast<float *>(job.in + i * n), scratch, job.side, ahead, emit);  // not cleared, so not written
+            transform_tile<way>(Tile<way>{job.in + i * n}, scratch, job.side, ahead, emit);
             continue;
         }
         const float *in = job.in + i * 64 * WIDTH_MOST;

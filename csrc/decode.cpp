@@ -12,17 +12,34 @@ namespace {
 
 constexpr int64_t ROOM = TW_MOST_CHUNK + 128;
 
+// Where the fields of a record lie: scale, places (none when all coefficients are sent), values.
+struct Fields {
+    PlaceField places;
+    int64_t places_at, values_at;
+    explicit Fields(const tw_program &p)
+        : places(p.index == X_NONE ? 0 : p.k, p.chunk, p.block, p.index), places_at(4 * p.scale), values_at(places_at + places.nbytes) {}
+};
+
 struct alignas(64) Work {
     float sum[ROOM];      // of the members; zero between rows where coefficients are few
     float scratch[ROOM];  // of the transform; values of one member
     int32_t places[ROOM], part[ROOM], count[ROOM], touched[ROOM];
-    uint8_t codes[ROOM], field[FIELD_ROOM];
+    uint8_t codes[ROOM], copy[FIELD_ROOM];
+    Fields fields;
+    explicit Work(const tw_program &p) : fields(p) {}
 };
+
+// value(code) of n codes of a byte; 16 at a time are read and written.
+template <class Get> TW_INLINE void each_code(const uint8_t *codes, int64_t n, float *values, Get value) {
+    for (int64_t i = 0; i < n; i += WIDTH) store(values + i, value(load_codes(codes + i)));
+}
 
 // What n packed values at `in` stand for, n16 of them written; `in` has at least the padded bytes of n values.
 void read_values(const tw_program &p, const uint8_t *in, float scale, int64_t n, uint8_t *codes, float *values) {
     const int wide = value_bits(p.value);
     const F s = all(scale);
+    if (wide < 8 && wide > 1) unpack_codes(in, n, wide, codes), in = codes;
+    else if (wide == 8 && n % 16) std::memcpy(codes, in, (size_t)padded(8 * n)), in = codes;
     switch (p.value) {
         case V_FLOAT32: std::memcpy(values, in, (size_t)(4 * n)); return;
         case V_BFLOAT16:
@@ -35,29 +52,18 @@ void read_values(const tw_program &p, const uint8_t *in, float scale, int64_t n,
                 store(values + i, p.value == V_BFLOAT16 ? from_bf16(code) : from_fp16(code));
             }
             return;
-    }
-    if (wide == 1) {
-        for (int64_t i = 0; i < n; i += WIDTH) {
-            uint32_t word = 0;
-            std::memcpy(&word, in + i / 8, WIDTH < 8 ? 1 : WIDTH / 8);
-            const U minus = (U{} + (word >> (WIDTH < 8 ? i % 8 : 0))) >> (U)lanes() << 31;
-            store(values + i, floats(bits(s) ^ (I)minus));
-        }
-        return;
-    }
-    if (wide < 8) unpack_codes(in, n, wide, codes), in = codes;
-    else if (n % 16) std::memcpy(codes, in, (size_t)padded(8 * n)), in = codes;
-    for (int64_t i = 0; i < n; i += WIDTH) {
-        const I code = load_codes(in + i);
-        F v;
-        switch (p.value) {
-            case V_INT8: v = to_float((I)((U)code << 24) >> 24) * s; break;
-            case V_INT4: v = to_float((I)((U)code << 28) >> 28) * s; break;
-            case V_INT2: v = to_float((I)((U)code << 30) >> 30) * s; break;
-            case V_FP8: v = floats(bits(from_fp8(code & 0x7F) * s) | (I)((U)(code & 0x80) << 24)); break;
-            default: v = floats(bits(from_fp4(code & 7) * s) | (I)((U)(code & 8) << 28)); break;
-        }
-        store(values + i, v);
+        case V_INT8: return each_code(in, n, values, [&](I code) { return to_float((I)((U)code << 24) >> 24) * s; });
+        case V_INT4: return each_code(in, n, values, [&](I code) { return to_float((I)((U)code << 28) >> 28) * s; });
+        case V_INT2: return each_code(in, n, values, [&](I code) { return to_float((I)((U)code << 30) >> 30) * s; });
+        case V_FP8: return each_code(in, n, values, [&](I code) { return floats(bits(from_fp8(code & 0x7F) * s) | (I)((U)(code & 0x80) << 24)); });
+        case V_FP4: return each_code(in, n, values, [&](I code) { return floats(bits(from_fp4(code & 7) * s) | (I)((U)(code & 8) << 28)); });
+        default:  // a sign
+            for (int64_t i = 0; i < n; i += WIDTH) {
+                uint32_t word = 0;
+                std::memcpy(&word, in + i / 8, WIDTH < 8 ? 1 : WIDTH / 8);
+                const U minus = (U{} + (word >> (WIDTH < 8 ? i % 8 : 0))) >> (U)lanes() << 31;
+                store(values + i, floats(bits(s) ^ (I)minus));
+            }
     }
 }
 
@@ -66,55 +72,67 @@ bool is_silent(const tw_program &p, float scale, const uint8_t *values, const in
     return p.scale ? scale == 0 : looks_silent(p, values, index);
 }
 
-struct Record {
-    float scale;
-    const uint8_t *values;
-    bool sound;
-};
-
-// The fields of a record: scale, places (none when all coefficients are sent), and where the values begin.
-template <bool checked> Record open_record(const tw_program &p, const uint8_t *record, Work &work) {
-    Record r = {1, record, true};
-    if (p.scale) std::memcpy(&r.scale, record, 4), record += 4;
-    if (p.index != X_NONE) {
-        const int64_t nbytes = p.record - 4 * p.scale - padded(p.k * value_bits(p.value));
-        r.sound = unpack_index<checked>(record, nbytes, p.k, p.chunk, p.block, p.index, work.field, work.part, work.places);
-        record += nbytes;
-    }
-    r.values = record;
-    return r;
+// The scale of a record that has one, else 1.
+float scale_of(const tw_program &p, const uint8_t *record) {
+    float scale = 1;
+    if (p.scale) std::memcpy(&scale, record, 4);
+    return scale;
 }
 
-// The places and values of a member's record, in work.places and work.scratch.
-void read_some(const tw_program &p, const uint8_t *record, Work &work) {
-    const Record r = open_record<false>(p, record, work);
-    if (p.value == V_VOTE && is_silent(p, r.scale, r.values, work.places)) std::memset(work.scratch, 0, (size_t)(4 * p.k));
-    else read_values(p, r.values, p.value == V_VOTE ? 1.0f : r.scale, p.k, work.codes, work.scratch);
+// The places of a record's values; with `checked` whether they are sound.
+template <bool checked> bool read_places(const tw_program &p, const uint8_t *record, Work &work, int32_t *places) {
+    const Fields &at = work.fields;
+    return unpack_index<checked>(at.places, record + at.places_at, p.record - at.places_at, work.copy, work.part, places);
+}
+
+// The places and values, times `factor`, of a member's record.
+void read_some(const tw_program &p, const uint8_t *record, float factor, Work &work, int32_t *places, float *values) {
+    const float scale = scale_of(p, record);
+    const uint8_t *const codes = record + work.fields.values_at;
+    read_places<false>(p, record, work, places);
+    if (p.value == V_VOTE && is_silent(p, scale, codes, places)) std::memset(values, 0, (size_t)(4 * p.k));
+    else read_values(p, codes, (p.value == V_VOTE ? 1.0f : scale) * factor, p.k, work.codes, values);
 }
 
 bool is_power_of_two(int64_t n) { return (n & (n - 1)) == 0; }
 
-// Adds the members' coefficients. Returns the factor that makes a mean of the sum, where one is right to the bit; else divides by itself, each
-// coefficient that was sent once.
-float add_some(const TwDecode &job, int64_t row, Work &work) {
+// The factor that makes a mean of a sum, where there is one that is right to the bit; else 1: then `add_some` divides.
+float factor_of_mean(const TwDecode &job) { return !job.contributors && is_power_of_two(job.members) ? 1 / (float)job.members : 1; }
+
+// Whether the values of a row may be multiplied by a power of two from 2^-21 on before they are added and not after: nothing then becomes
+// so small that it is rounded. A value is a scale of 16 bits times at least 2^-9, so that all sums are multiples of 2^-104.
+bool may_scale_before(const TwDecode &job, int64_t row) {
     const tw_program &p = job.program;
-    const int64_t k = p.k;
-    float *sum = work.sum;
-    const int32_t *places = work.places;
-    const float *values = work.scratch;
-    if (!job.contributors && is_power_of_two(job.members)) {
-        for (int64_t m = 0; m < job.members; m++) {
-            read_some(p, job.payloads[m] + row * p.record, work);
-#pragma GCC unroll 8
-            for (int64_t i = 0; i < k; i++) sum[places[i]] += values[i];
-        }
-        return 1 / (float)job.members;
+    if (value_bits(p.value) > 8) return false;
+    for (int64_t m = 0; m < job.members && p.value != V_VOTE; m++) {
+        const float scale = scale_of(p, job.payloads[m] + row * p.record);
+        if (scale != 0 && !(scale >= 0x1p-80f)) return false;
     }
-    int32_t *count = work.count, *touched = work.touched;
+    return true;
+}
+
+// Adds the members' coefficients, each times `factor`, and divides them where that is no multiplication. Several records are read before
+// they are added: what has just been written in parts is not there yet for those who read it whole.
+void add_some(const TwDecode &job, int64_t row, float factor, Work &work) {
+    constexpr int64_t AT_ONCE = 1024;  // coefficients
+    const tw_program &p = job.program;
+    float *const sum = work.sum, *const values = work.scratch;
+    int32_t *const places = work.places, *const count = work.count, *const touched = work.touched;
+    const bool divides = job.contributors || !is_power_of_two(job.members);
     int64_t so_far = 0;
-    for (int64_t m = 0; m < job.members; m++) {
-        read_some(p, job.payloads[m] + row * p.record, work);
-        for (int64_t i = 0; i < k; i++) {
+    for (int64_t m = 0; m < job.members;) {
+        int64_t n = 0;
+        do {
+            read_some(p, job.payloads[m] + row * p.record, factor, work, places + n, values + n);
+            prefetch(job.payloads[m] + (row + 4) * p.record);
+            m++, n += p.k;
+        } while (m < job.members && n + p.k <= AT_ONCE);
+        if (!divides) {
+#pragma GCC unroll 8
+            for (int64_t i = 0; i < n; i++) sum[places[i]] += values[i];
+            continue;
+        }
+        for (int64_t i = 0; i < n; i++) {
             const int32_t at = places[i];
             sum[at] += values[i];
             touched[so_far] = at;
@@ -127,16 +145,15 @@ float add_some(const TwDecode &job, int64_t row, Work &work) {
         sum[at] /= job.contributors ? (float)count[at] : all_members;
         count[at] = 0;
     }
-    return 1;
 }
 
-// sign(u) * lr for lr >= 0: lr with the sign of u, and 0 for 0.
-TW_INLINE F signed_lr(F u, float lr) {
-    const I value = bits(all(lr)) | (bits(u) & INT32_MIN);
+// v - sign(u) * lr for lr >= 0, the sign of 0 being 0.
+TW_INLINE F less_signed(F v, F u, float lr) {
+    const F step = floats(bits(all(lr)) | (bits(u) & INT32_MIN));
 #if defined(__AVX512F__)
-    return (F)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)u, _mm512_setzero_ps(), _CMP_NEQ_OQ), (__m512)value);
+    return (F)_mm512_mask_sub_ps((__m512)v, _mm512_cmp_ps_mask((__m512)u, _mm512_setzero_ps(), _CMP_NEQ_OQ), (__m512)v, (__m512)step);
 #else
-    return floats(value & ((u > 0) | (u < 0)));
+    return v - floats(bits(step) & ((u > 0) | (u < 0)));
 #endif
 }
 
@@ -178,7 +195,7 @@ template <class T, bool sign, bool decays> struct StepBy {
     TW_INLINE void operator()(char *w, float *, float *, F u) const {
         F v = T::get(w);
         if (decays) v = T::round(v * keep);
-        T::put(w, v - (sign ? signed_lr(u, lr) : u * lr));
+        T::put(w, sign ? less_signed(v, u, lr) : v - u * lr);
     }
 };
 template <class T, bool momentum_, bool nesterov> struct SgdBy {
@@ -285,14 +302,15 @@ void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
 // -- what an encoder can have made ---------------------------------------------------------------------------------------------
 
 bool sound_record(const tw_program &p, const uint8_t *record, Work &work) {
-    const Record r = open_record<true>(p, record, work);
-    if (!r.sound) return false;
-    if (value_bits(p.value) > 8) return sound_floats(p, r.values, p.k);
-    if (p.value != V_VOTE) return (!p.scale || sound_scale(r.scale, value_most(p.value))) && sound_codes(p, r.values, r.scale, p.k);
-    if (!p.scale) return sound_codes(p, r.values, 1, p.k);
-    if (bits_of(r.scale) != 0 && r.scale != 1) return false;
-    if (!sound_codes(p, r.values, r.scale, p.k)) return false;
-    if (r.scale == 0 && p.index != X_NONE)
+    const float scale = scale_of(p, record);
+    const uint8_t *const values = record + work.fields.values_at;
+    if (p.index != X_NONE && !read_places<true>(p, record, work, work.places)) return false;
+    if (value_bits(p.value) > 8) return sound_floats(p, values, p.k);
+    if (p.value != V_VOTE) return (!p.scale || sound_scale(scale, value_most(p.value))) && sound_codes(p, values, scale, p.k);
+    if (!p.scale) return sound_codes(p, values, 1, p.k);
+    if (bits_of(scale) != 0 && scale != 1) return false;
+    if (!sound_codes(p, values, scale, p.k)) return false;
+    if (scale == 0 && p.index != X_NONE)
         for (int64_t i = 0; i < p.k; i++)
             if (work.places[i] != i * (p.block ? p.block : 1)) return false;
     return true;
@@ -304,9 +322,10 @@ namespace TW_NAMESPACE {
 
 void decode(const TwDecode &job, int64_t begin, int64_t end) {
     const tw_program &p = job.program;
-    Work work;
+    Work work(p);
     std::memset(work.count, 0, p.index == X_NONE ? 0 : (size_t)(4 * p.chunk));
     std::memset(work.sum, 0, p.index == X_NONE ? 0 : (size_t)(4 * p.chunk));
+    const float factor = factor_of_mean(job);
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t row = unit / job.units.pieces, piece = unit % job.units.pieces;
         const int64_t start = row * p.chunk + piece * TW_PIECE, n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
@@ -314,14 +333,16 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
         const bool straight = p.index == X_NONE && !p.side && job.finish.kind == TW_OUT && start + n <= job.layout->pooled;
         float *const out = straight ? job.finish.anchor + start : nullptr;  // without a basis all numbers lie in order
         if (p.index == X_NONE) mean_of_row(job, row, piece * TW_PIECE, n, out && aligned(out), work.sum, out ? out : work.sum);
-        const float factor = p.index == X_NONE ? 1 : add_some(job, row, work);
+        const bool some = p.index != X_NONE, scaled = some && p.side && may_scale_before(job, row);
+        if (some) add_some(job, row, scaled ? factor * usual_scale(p.side) : 1, work);
         if (out) continue;
         if (p.side) {
             Ahead ahead = tile_ahead(*job.layout, row + 2, work.sum);
             StoreAt<false> emit = {work.scratch};  // where it reads: fewer lines in the first cache
-            transform_tile<Way::inverse, true>(work.sum, work.scratch, p.side, ahead, emit, factor);
+            if (scaled) transform_tile<Way::inverse>(Sums<true>{work.sum}, work.scratch, p.side, ahead, emit);
+            else transform_tile<Way::inverse>(Sums<false>{work.sum, some ? factor : 1}, work.scratch, p.side, ahead, emit);
             u = work.scratch;
-        } else if (factor != 1) {
+        } else if (some && factor != 1) {
             for (int64_t i = 0; i < n; i += WIDTH) store(work.sum + i, load(work.sum + i) * factor);
         }
         finish(job, start, n, u);
@@ -332,7 +353,7 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
 
 void check(const TwCheck &job, int64_t begin, int64_t end) {
     const tw_program &p = job.program;
-    Work work;
+    Work work(p);
     for (int64_t unit = begin; unit < end; unit++) {
         job.bad[unit] = -1;
         const int64_t row = unit / job.units.pieces, piece = unit % job.units.pieces;

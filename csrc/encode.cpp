@@ -118,7 +118,7 @@ void encode_rows(const TwEncode &job, int64_t begin, int64_t end) {
         const int64_t n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
         const Row row = {number, start, n, blocks16(n)};
         const float *held = job.held && job.decay != 0 ? job.held + start : nullptr;
-        float *x = work.rows[unit % 2];
+        float *x = work.row;
         double *stats = job.stats + 3 * unit;
         stats[0] = stats[1] = stats[2] = 0;
         if (held && n != row.n16) {  // whole blocks

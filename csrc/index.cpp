@@ -112,8 +112,8 @@ void index_pack(const uint16_t *index, int64_t rows, int64_t k, int64_t chunk, i
 int64_t index_unpack(const uint8_t *in, int64_t rows, int64_t k, int64_t chunk, int coding, int rice, int64_t stride,
                      const int64_t *sizes, uint16_t *index) {
     alignas(64) int32_t places[ROOM], part[ROOM];
-    alignas(64) uint8_t field[FIELD_ROOM];
-    const int64_t nbytes = tw_index_nbytes(k, chunk, coding, rice);
+    alignas(64) uint8_t copy[FIELD_ROOM];
+    const PlaceField field(k, chunk, 0, record_coding(coding));
     int64_t bad = -1;
     unsigned sound_ahead = 0;  // of rows from this one on, bit by bit
     for (int64_t row = 0; row < rows; row++) {
@@ -127,7 +127,7 @@ int64_t index_unpack(const uint8_t *in, int64_t rows, int64_t k, int64_t chunk, 
         if (coding == TW_RICE) {
             sound = sound_ahead >> row % ABREAST & 1 || unpack_rice(from, sizes[row], k, chunk, rice, to);
         } else {
-            sound = unpack_index<true>(from, nbytes, k, chunk, 0, record_coding(coding), field, part, places);
+            sound = unpack_index<true>(field, from, (rows - row) * stride, copy, part, places);
             for (int64_t i = 0; i < k; i++) to[i] = (uint16_t)places[i];
         }
         if (!sound && bad < 0) bad = row;

@@ -10,7 +10,7 @@ namespace {
 // As kernels/program.py.
 enum Index { X_NONE, X_ELIAS_FANO, X_PLANES, X_BITMAP, X_OFFSETS };
 
-inline int64_t padded(int64_t bits) { return (bits + 31) / 32 * 4; }
+inline int64_t padded(int64_t bits) { return (int64_t)(((uint64_t)bits + 31) / 32 * 4); }
 inline int floor_log2(int64_t n) { return 63 - __builtin_clzll((uint64_t)n); }
 inline int planes_of(int64_t n) { return n > 1 ? floor_log2(n - 1) + 1 : 0; }  // bits of a number below n
 inline int elias_fano_low(int64_t k, int64_t chunk) { return k && chunk >= k ? floor_log2(chunk / k) : 0; }
@@ -64,18 +64,24 @@ inline void pack_planes(const int32_t *numbers, int64_t n, int planes, BitWriter
 inline void unpack_planes(const uint8_t *in, int64_t n, int planes, int32_t *numbers) {
     for (int64_t i = 0; i < n; i += 32) {
         I out[32 / WIDTH] = {};
+#if defined(__AVX512F__)
+        for (int first = 0; first < planes; first += 8) {  // 32 bytes at a time
+            __m256i byte = _mm256_setzero_si256(), one = _mm256_set1_epi8(1);
+            for (int p = first; p < planes && p < first + 8; p++, one = _mm256_add_epi8(one, one)) {
+                const uint64_t bit = (uint64_t)(p * n + i);
+                byte = _mm256_mask_add_epi8(byte, (__mmask32)(load64(in + bit / 8) >> (bit % 8)), byte, one);
+            }
+            out[0] |= (I)_mm512_cvtepu8_epi32(_mm256_castsi256_si128(byte)) << first;
+            out[1] |= (I)_mm512_cvtepu8_epi32(_mm256_extracti128_si256(byte, 1)) << first;
+        }
+#else
         for (int p = 0; p < planes; p++) {
-            const int64_t bit = p * n + i;
+            const uint64_t bit = (uint64_t)(p * n + i);
             const uint32_t word = (uint32_t)(load64(in + bit / 8) >> (bit % 8));
 #pragma GCC unroll 8
-            for (int j = 0; j < 32 / WIDTH; j++) {
-#if defined(__AVX512F__)
-                out[j] |= (I)_mm512_maskz_set1_epi32((__mmask16)(word >> (16 * j)), 1 << p);
-#else
-                out[j] |= (I)(((U{} + (word >> (j * WIDTH))) >> (U)lanes() & 1) << p);
-#endif
-            }
+            for (int j = 0; j < 32 / WIDTH; j++) out[j] |= (I)(((U{} + (word >> (j * WIDTH))) >> (U)lanes() & 1) << p);
         }
+#endif
         for (int j = 0; j < 32 / WIDTH; j++) store_int(numbers + i + j * WIDTH, out[j]);
     }
 }
@@ -141,48 +147,57 @@ inline void pack_index(const uint16_t *index, int64_t k, int64_t chunk, int64_t 
 
 constexpr int64_t FIELD_ROOM = 2 * 16384 + 64;  // bytes of the largest field of places, and room to read on
 
+// How the field of places lies in every record of a program.
+struct PlaceField {
+    int64_t k, chunk, block, coding;
+    int planes;          // bits of a place that lie in planes
+    int64_t ones = 0;    // bits of what comes before them: a bit map, or the upper part of Elias-Fano
+    int64_t planes_at;   // bytes before the planes
+    int64_t nbytes;
+
+    PlaceField(int64_t k_, int64_t chunk_, int64_t block_, int64_t coding_) : k(k_), chunk(chunk_), block(block_), coding(coding_) {
+        planes = coding == X_OFFSETS ? planes_of(block) : coding == X_PLANES ? planes_of(chunk) : coding == X_ELIAS_FANO ? elias_fano_low(k, chunk) : 0;
+        if (coding == X_ELIAS_FANO) ones = k + (chunk >> planes);
+        if (coding == X_BITMAP) ones = chunk;
+        planes_at = padded(ones);
+        nbytes = planes_at + padded(k * planes);
+    }
+};
+
 // Places below chunk (a power of two where it is looked up) whatever the bytes, written up to the next multiple of 32; with `checked`
-// returns whether they are what pack_index can have made. `field` holds FIELD_ROOM bytes; `part` as many numbers as `places`.
+// returns whether they are what pack_index can have made. `room` bytes from `in` on may be read; `copy` holds FIELD_ROOM bytes; `part` as
+// many numbers as `places`.
 template <bool checked>
-inline bool unpack_index(const uint8_t *in, int64_t nbytes, int64_t k, int64_t chunk, int64_t block, int64_t coding, uint8_t *field, int32_t *part,
-                         int32_t *places) {
-    std::memcpy(field, in, (size_t)nbytes);  // words may be read across its end
-    std::memset(field + nbytes, 0, 64);
-    in = field;
-    const int64_t whole = (k + WIDTH - 1) / WIDTH * WIDTH;
-    const I most = all_int((int32_t)chunk - 1);
-    bool sound = true;
-    if (coding == X_BITMAP) {
-        const int64_t found = ones_at(in, chunk, k, places);
-        if (checked) sound = found == k && zero_padding(in, chunk);
-    } else if (coding == X_ELIAS_FANO) {
-        const int low = elias_fano_low(k, chunk);
-        const int64_t bits = k + (chunk >> low);
-        const int64_t found = ones_at(in, bits, k, places);
-        unpack_planes(in + padded(bits), k, low, part);
-        if (checked) sound = found == k && zero_padding(in, bits) && zero_padding(in + padded(bits), k * low);
-        for (int64_t i = 0; i < whole; i += WIDTH)
-            store_int(places + i, (I)((((U)load_int(places + i) - (U)(lanes() + (int32_t)i)) << low) | (U)load_int(part + i)));
-    } else {
-        const int planes = coding == X_OFFSETS ? planes_of(block) : planes_of(chunk);
-        unpack_planes(in, k, planes, places);
-        if (checked) sound = zero_padding(in, k * planes);
-        if (coding == X_OFFSETS)
+inline bool unpack_index(const PlaceField &field, const uint8_t *in, int64_t room, uint8_t *copy, int32_t *part, int32_t *places) {
+    if (room < field.nbytes + 8) {  // words are read across its end
+        std::memcpy(copy, in, (size_t)field.nbytes);
+        std::memset(copy + field.nbytes, 0, 8);
+        in = copy;
+    }
+    const int64_t k = field.k, whole = (k + WIDTH - 1) / WIDTH * WIDTH;
+    const uint8_t *const planes = in + field.planes_at;
+    bool sound = !checked || (zero_padding(in, field.ones) && zero_padding(planes, k * field.planes));
+    if (field.ones) {
+        const int64_t found = ones_at(in, field.ones, k, places);
+        if (checked) sound &= found == k;
+        if (field.coding == X_ELIAS_FANO) {
+            unpack_planes(planes, k, field.planes, part);
             for (int64_t i = 0; i < whole; i += WIDTH)
-                store_int(places + i, (I)((U)load_int(places + i) + (U)(lanes() + (int32_t)i) * (uint32_t)block));
-    }
-    if (checked) {
-        int32_t last = -1;
-        for (int64_t i = 0; i < k; i++) {
-            sound &= places[i] > last && places[i] < chunk;
-            last = places[i];
+                store_int(places + i, (I)((((U)load_int(places + i) - (U)(lanes() + (int32_t)i)) << field.planes) | (U)load_int(part + i)));
         }
+    } else {
+        unpack_planes(planes, k, field.planes, places);
+        if (field.coding == X_OFFSETS)
+            for (int64_t i = 0; i < whole; i += WIDTH)
+                store_int(places + i, (I)((U)load_int(places + i) + (U)(lanes() + (int32_t)i) * (uint32_t)field.block));
     }
+    I wrong = {}, last = all_int(-1);
     for (int64_t i = 0; i < whole; i += WIDTH) {
-        const I at = load_int(places + i), inside = (U)at <= (U)most;
+        const I at = load_int(places + i), inside = (U)at < (uint32_t)field.chunk;
+        if (checked) wrong |= ((at <= one_up(at, last)) | ~inside) & (lanes() < (int32_t)(k - i)), last = at;
         store_int(places + i, at & inside);
     }
-    return sound;
+    return sound && equal(wrong, I{}) == (1u << WIDTH) - 1;
 }
 
 // n codes of 8, 4, 2 or 1 bits, padded to a word; `codes` is padded with zeros to 64, `out` has the padded size.

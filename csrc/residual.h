@@ -30,7 +30,8 @@ void put_away(Behind behind, int64_t n) {
         for (int64_t i = 0; i < n; i += 16) behind.line(0), behind.skip(1);
 }
 
-// Beside a transform: a tile to come and a held residual to come are asked for, the last residual goes out if there is one.
+// Beside a transform: a tile to come and a held residual to come are asked for; beside its first pass, which writes over it block by block,
+// the last residual goes out if there is one.
 template <bool waits> struct Beside {
     Ahead ahead;
     const char *held;
@@ -39,12 +40,13 @@ template <bool waits> struct Beside {
     TW_INLINE void line(int i) {
         ahead.line(i);
         prefetch_far(held + 64 * i);
-        if (waits) behind.line(i);
+        if (waits) behind.line(2 * i), behind.line(2 * i + 1);
     }
     TW_INLINE void turn() {
         held += 64 * LINES;
-        if (waits) behind.skip(LINES);
+        if (waits) behind.skip(2 * LINES);
     }
+    Beside<false> later() const { return {ahead, held, {}}; }
 };
 
 // The next row of a source and of the held residual, in rows without a basis: one half is asked for beside the intake of a row, the other
@@ -62,7 +64,7 @@ struct Next {
 constexpr int64_t ROOM = 2 * TW_MOST_CHUNK;  // a halving tree over the next power of two
 
 struct alignas(64) Work {
-    float rows[2][ROOM];  // by turns x: source, then its coefficients, then the residual before and after what is sent
+    float row[ROOM];      // x: source, then its coefficients, then the residual before and after what is sent
     float scratch[ROOM];  // of the transform, the keys, the held row
     float chosen[ROOM];   // coefficients that are sent
     uint8_t codes[4 * ROOM];
@@ -127,7 +129,7 @@ template <class Numbers> struct FromSource {
 
     TW_INLINE F vector(int i, int c, F) {
         const F v = normal(run.vector(i * width + c));
-        squares.add_square(c / WIDTH, v);
+        squares.add_square(i / 16 * (16 / WIDTH) + c / WIDTH % (16 / WIDTH), v);  // the transform asks for four of different i / 16 at once
         return v;
     }
 };
@@ -138,7 +140,8 @@ void usual_tile(const TwEncode &job, const Row &row, const UsualRule<has_held> &
     UsualTileRule<has_held> usual = {rule, work.groups};
     with_run(sheet, tile_offset(*job.layout, sheet, row.number), job.anchor, [&](const auto &run) {
         FromSource<std::decay_t<decltype(run)>> source = {run, sheet.width, {}};
-        transform_from<Way::forward, 64>(source, rule.x, aside, usual);  // in place: fewer lines in the first cache
+        columns_to_rows<Way::forward, 64>(source, rule.x, aside);
+        columns<Way::forward, 64>(rule.x, nullptr, aside.later(), usual);  // in place: fewer lines in the first cache
         stats[1] = source.squares.total();
     });
     work.shape = Shape::grouped;
@@ -205,7 +208,7 @@ void accumulate(const TwEncode &job, const Row &row, const float *held, float *x
     read_source(job, row, x, stats);
     if (p.side) {
         Beside<false> beside = {ahead, held_ahead, {}};
-        transform_tile<Way::forward, false>(x, work.scratch, p.side, beside, rule);
+        transform_tile<Way::forward>(Tile<Way::forward>{x}, work.scratch, p.side, beside, rule);
     } else {
         each_vector(row.n16, [&](int64_t at, int place) {
             if (has_held && at % 16 == 0) prefetch((const char *)(held + at) + AHEAD);

@@ -193,6 +193,18 @@ TW_INLINE I lanes() {
     return v;
 }
 
+// Every lane one up; the highest of `last` comes in below.
+TW_INLINE I one_up(I v, I last) {
+#if defined(__AVX512F__)
+    return (I)_mm512_alignr_epi32((__m512i)v, (__m512i)last, 15);
+#else
+    I up;
+    up[0] = last[WIDTH - 1];
+    for (int i = 1; i < WIDTH; i++) up[i] = v[i - 1];
+    return up;
+#endif
+}
+
 // a * b + c, rounded once where that is quicker: for statistics and exact products.
 TW_INLINE F fused(F a, F b, F c) {
 #if defined(__AVX512F__)

@@ -52,6 +52,17 @@ TW_INLINE Q larger_bytes(Q a, Q b) {
 #endif
 }
 
+// n bytes, fewer than a Q has, and zeros behind them.
+TW_INLINE Q first_bytes(const uint8_t *in, int64_t n) {
+#if defined(__AVX512F__)
+    return (Q)_mm512_maskz_loadu_epi8((1ull << n) - 1, in);
+#else
+    Q q = {};
+    std::memcpy(&q, in, (size_t)n);
+    return q;
+#endif
+}
+
 // The largest size of a code in `nbytes` bytes; one more than there is where one of them is -0, or the most negative number.
 template <int bits, bool minifloat> int largest_code(const uint8_t *in, int64_t nbytes) {
     constexpr int TOP = 1 << (bits - 1);
@@ -71,14 +82,9 @@ template <int bits, bool minifloat> int largest_code(const uint8_t *in, int64_t 
         std::memcpy(&q, in + at, sizeof q);
         group(q);
     }
-    if (at < nbytes) {
-        Q q = {};
-        std::memcpy(&q, in + at, (size_t)(nbytes - at));
-        group(q);
-    }
-    int most = 0;
-    for (unsigned i = 0; i < sizeof(Q); i++) most = largest[i] > most ? largest[i] : most;
-    return most;
+    if (at < nbytes) group(first_bytes(in + at, nbytes - at));
+    for (int half = 16; half >= 8; half /= 2) largest = larger_bytes(largest, (Q)((U)largest >> half));
+    return largest_lane((I)largest & 0xFF);
 }
 
 inline bool sound_codes(const tw_program &p, const uint8_t *in, float scale, int64_t n) {

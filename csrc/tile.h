@@ -106,23 +106,45 @@ template <Way way, int N, class Get, class Put, class Aside> TW_INLINE void lee(
     }
 }
 
-// Where the first pass takes its numbers from: the vector (or the number) of row i and column c, on the way back times `factor` and the scale.
-// With `clear` the tile becomes zero.
-template <Way way, int N, bool clear> struct FromTile {
+// Where the first pass takes its numbers from: the vector (or the number) of row i and column c, on the way back times the scale.
+template <Way way, int N> struct FromTile {
+    const float *x;
+    TW_INLINE F vector(int i, int c, F scale) const { return way == Way::inverse ? load(x + i * N + c) * scale : load(x + i * N + c); }
+    TW_INLINE float number(int i, int c) const { return way == Way::inverse ? x[i * N + c] * scale_2d<N>.value[i * N + c] : x[i * N + c]; }
+};
+template <Way way> struct Tile {
+    const float *x;
+    template <int N> FromTile<way, N> of() const { return {x}; }
+};
+
+// The scale of all coefficients but those of the first row and the first column.
+inline float usual_scale(int64_t side) { return 2.0f / (float)side; }
+
+// The way back from sums, which become zero behind it, times a factor. `scaled`: the factor and the usual scale, powers of two, are in the
+// sums already, and what is left of the scale is multiplied into the first row here and into the first column by `of`.
+template <int N, bool scaled> struct FromSums {
+    float *x;
+    float factor;
+    TW_INLINE F vector(int i, int c, F scale) const {
+        const F v = load(x + i * N + c);
+        store(x + i * N + c, F{});
+        if (!scaled) return v * factor * scale;
+        return i ? v : v * (scale * (N / 2.0f));
+    }
+    TW_INLINE float number(int i, int c) const {
+        const float v = x[i * N + c], scale = scale_2d<N>.value[i * N + c];
+        x[i * N + c] = 0;
+        if (!scaled) return v * factor * scale;
+        return i ? v : v * (scale * (N / 2.0f));
+    }
+};
+template <bool scaled> struct Sums {
     float *x;
     float factor = 1;
-    static constexpr bool back = way == Way::inverse;
-    TW_INLINE F vector(int i, int c, F scale) {
-        F v = load(x + i * N + c);
-        if (back && clear) v *= factor;
-        if (back) v *= scale;
-        if (clear) store(x + i * N + c, F{});
-        return v;
-    }
-    TW_INLINE float number(int i, int c) {
-        const float v = back ? x[i * N + c] * factor * scale_2d<N>.value[i * N + c] : x[i * N + c];
-        if (clear) x[i * N + c] = 0;
-        return v;
+    template <int N> FromSums<N, scaled> of() const {
+        const float left = scale_2d<N>.value[N] * (N / 2.0f);
+        for (int i = 1; scaled && i < N; i++) x[i * N] *= left;
+        return {x, factor};
     }
 };
 
@@ -134,7 +156,8 @@ __attribute__((noinline)) void columns_to_rows(Get &get_, float *out, Aside &asi
     Get get = get_;  // all in registers
     Aside aside = aside_;
     if constexpr (N >= WIDTH) {
-        for (int c = 0; c < N; c += WIDTH) {
+        for (int block = 0; block < N; block += WIDTH) {
+            const int c = way == Way::inverse ? N - WIDTH - block : block;  // backward, as `Sums` has just written the first column
             F y[N];
             const F first = load(scale_2d<N>.value + c), other = load(scale_2d<N>.value + N + c);
             lee<way, N>([&](int i) { return get.vector(i, c, i ? other : first); }, [&](int k, F v) { y[k] = v; }, aside);
@@ -179,23 +202,19 @@ __attribute__((noinline)) void columns(const float *x, float *scratch, const Asi
 
 // A tile, by way of two scratch tiles, to emit(place, vector, row), which may write to the first of them. The scale is multiplied
 // into the coefficients, after both passes forward and before both backward (kernels/dct.py).
-template <Way way, int N, class Get, class Aside, class Emit>
-inline void transform_from(Get &get, float *scratch, Aside &aside, Emit &emit) {
+template <Way way, int N, class Source, class Aside, class Emit>
+inline void transform_side(const Source &source, float *scratch, Aside &aside, Emit &emit) {
+    auto get = source.template of<N>();
     columns_to_rows<way, N>(get, scratch, aside);
     columns<way, N>(scratch, scratch + N * N, aside, emit);
 }
-
-template <Way way, bool clear, class Aside, class Emit>
-inline void transform_tile(float *in, float *scratch, int64_t side, Aside &aside, Emit &emit, float factor = 1) {
-    FromTile<way, 8, clear> tile8 = {in, factor};
-    FromTile<way, 16, clear> tile16 = {in, factor};
-    FromTile<way, 32, clear> tile32 = {in, factor};
-    FromTile<way, 64, clear> tile64 = {in, factor};
+template <Way way, class Source, class Aside, class Emit>
+inline void transform_tile(const Source &source, float *scratch, int64_t side, Aside &aside, Emit &emit) {
     switch (side) {
-        case 8: return transform_from<way, 8>(tile8, scratch, aside, emit);
-        case 16: return transform_from<way, 16>(tile16, scratch, aside, emit);
-        case 32: return transform_from<way, 32>(tile32, scratch, aside, emit);
-        case 64: return transform_from<way, 64>(tile64, scratch, aside, emit);
+        case 8: return transform_side<way, 8>(source, scratch, aside, emit);
+        case 16: return transform_side<way, 16>(source, scratch, aside, emit);
+        case 32: return transform_side<way, 32>(source, scratch, aside, emit);
+        case 64: return transform_side<way, 64>(source, scratch, aside, emit);
     }
 }
 
