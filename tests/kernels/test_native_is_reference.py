@@ -1,5 +1,6 @@
 """The C++ library holds the bits of the numpy specification and of torch, at every instruction set and thread count."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.kernels.test_vector_is_reference import KINDS, rows
 from thinwire.comms.codec import Plan
 from thinwire.kernels import native, reference_chain, vector
 from thinwire.kernels.finish import Out, Sgd, Step
-from thinwire.kernels.program import Program
+from thinwire.kernels.program import Program, Value
 from thinwire.optim.aggregate import contributors, mean
 from thinwire.optim.fragment import Fragment, gather_flat
 from thinwire.optim.outer import SGD
@@ -261,6 +262,33 @@ def check_finishes(fragment: Fragment, payloads: list[Tensor], update: Tensor, d
             if held is not None and momentum is not None:
                 same(held, momentum.numpy())
             assert all(torch.equal(a, b.to(dtype)) for a, b in zip(mine, fragment.split(after), strict=True)), outer
+
+
+MOST = {Value.INT8: 127, Value.INT4: 7, Value.INT2: 1, Value.SIGN: 1, Value.FP8: 448, Value.FP4: 6}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sums_of_the_smallest_values_that_nearly_cancel(name: str) -> None:
+    fragment = Fragment([torch.Size((130, 133)), torch.Size((70,))], named(name))
+    plan, program = fragment.plan, program_of(fragment.plan)
+    if not program.scale or program.value not in MOST:
+        pytest.skip("has no scale that could be smaller than others")
+    generator = torch.Generator().manual_seed(3)
+    few = torch.rand(program.rows, program.chunk, generator=generator) < 16 / program.chunk
+    sizes = 2.0 ** (-9 * torch.rand(few.shape, generator=generator))
+    source = fragment.flat(plan.inverse(few * sizes))
+    sent = [native.encode(program, fragment.split(x), state=False).payload for x in (source, -source, source * 0)]
+    least = 2.0 ** -(100 + math.floor(math.log2(MOST[Value(program.value)])))
+    for payload, scale in zip(sent, (least, least * (1 + 2.0**-15)), strict=False):
+        payload.view(program.rows, program.record)[:, :4] = torch.tensor([scale]).view(torch.uint8)
+    for payloads in (sent[:2], sent):
+        assert all(native.check(program, payload) == -1 for payload in payloads)
+        for rule, by_contributors in ((mean, False), (contributors, True)):
+            update = fragment.flat(plan.inverse(rule(plan, [plan.values(payload) for payload in payloads])))
+            for _ in levels():
+                out = torch.empty(fragment.numel)
+                native.decode(program, payloads, fragment.split(source), Out(out), contributors=by_contributors)
+                same(out, update.numpy())
 
 
 @pytest.mark.parametrize("name", NAMES)
