@@ -1,11 +1,11 @@
 """Who may take part: anybody ("lan", "open"), or known keys and whoever proves to know the run's secret ("federation")."""
 
-import ipaddress
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import get_args
 
 from thinwire.comms.swarm.envelope import Trust
 from thinwire.comms.swarm.invite import is_pass, pass_for
+from thinwire.comms.swarm.p2pd import is_public
 from thinwire.comms.swarm.view import Key
 
 
@@ -25,7 +25,7 @@ class Access:
             raise ValueError(
                 "trust='federation' needs keys that may take part (allowed=[...], see thinwire keygen) or the secret of an invitation"
             )
-        public = next(filter(_is_public, addresses), None)
+        public = next(filter(is_public, addresses), None)
         if self.trust == "lan" and public is not None:
             raise ValueError(
                 f"{public} is a public address, and trust='lan' lets in everybody who knows it: join with an invitation, give "
@@ -59,13 +59,3 @@ class Access:
         if self.trust == "federation" and not self.allowed.issuperset(keys):
             self.allowed |= frozenset(keys)
             self.on_trust(self.allowed)
-
-
-def _is_public(multiaddr: str) -> bool:
-    kind, _, rest = multiaddr.removeprefix("/").partition("/")
-    if kind not in ("ip4", "ip6"):
-        return kind.startswith("dns")
-    try:
-        return ipaddress.ip_address(rest.partition("/")[0]).is_global
-    except ValueError:
-        return False

@@ -22,7 +22,7 @@ from thinwire.comms.swarm.ending import end
 from thinwire.comms.swarm.fetching import FETCH
 from thinwire.comms.swarm.identity import Identity, key_of, raw_peer_id_of
 from thinwire.comms.swarm.notices import QUESTION, Notices
-from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions, can_relay, key_in
+from thinwire.comms.swarm.p2pd import Daemon, DaemonOptions, can_relay, is_public, key_in
 from thinwire.comms.swarm.streams import Peers
 from thinwire.comms.swarm.transport import MAX_MESSAGE_NBYTES, Key, PeerError, Transport
 
@@ -57,6 +57,9 @@ class Node(Transport):
         self._options = options or DaemonOptions()
         if self._options.relays is not None and not self._options.relays:
             self._options = replace(self._options, relays=tuple(filter(can_relay, self.initial_peers)))
+        if self._options.punches is None:  # a router is in between only where peers are on the internet, and this node is not
+            sure = self._options.public or bool(self._options.announce)
+            self._options = replace(self._options, punches=not sure and any(map(is_public, self.initial_peers)))
         self._daemon: Daemon | None = None
         self._addresses: list[str] = []
         self._standing = asyncio.Event()

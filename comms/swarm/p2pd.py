@@ -5,6 +5,7 @@ private folder that goes too, a bootstrap peer that may be away, Ed25519 identit
 """
 
 import asyncio
+import ipaddress
 import os
 import secrets
 import shutil
@@ -42,6 +43,9 @@ class DaemonOptions:
     - `public`: others reach this machine, for certain: it relays for those that nobody reaches without finding out first.
     - `client_mode`: takes no part in routing for others.
     - `port_map`: ask the router (UPnP, NAT-PMP) for a port.
+    - `punches`: dial from the port that is listened on, without which no hole can be punched through a home router. Two who then dial each
+      other in the same moment take each other for the one who was dialled, fail, and libp2p lets neither try again for five seconds. None
+      is only where a hole could be needed (`Node`).
     """
 
     listen: Sequence[str] = ("/ip4/0.0.0.0/tcp/0",)
@@ -50,6 +54,7 @@ class DaemonOptions:
     public: bool = False
     client_mode: bool = False
     port_map: bool = True
+    punches: bool | None = None
     startup_s: float = STARTUP_S
 
     def __post_init__(self) -> None:
@@ -77,6 +82,13 @@ class DaemonOptions:
             "noListenAddrs": int(not self.listen),
         }
         return [f"-{name}={value}" for name, value in said.items() if value != ""]
+
+    def environment(self) -> dict[str, str]:
+        """What p2pd is told besides."""
+        return {
+            "GOLOG_LOG_LEVEL": os.environ.get("GOLOG_LOG_LEVEL", "error"),
+            "LIBP2P_TCP_REUSEPORT": "false" if self.punches is False else "true",
+        }
 
     def with_ports_of(self, found: Sequence[str]) -> "DaemonOptions":
         """The same, with the ports that p2pd chose."""
@@ -118,7 +130,7 @@ class Daemon:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C at the terminal is for us: we close p2pd in our own time
-            env={**os.environ, "GOLOG_LOG_LEVEL": os.environ.get("GOLOG_LOG_LEVEL", "error")},
+            env={**os.environ, **options.environment()},
         )  # fmt: skip
         self = cls(process, folder)
         try:
@@ -242,6 +254,17 @@ def can_relay(address: str) -> bool:
     except Exception:  # a multiaddr raises a dozen types
         return False
     return key_in(address) is not None and "/p2p-circuit" not in address
+
+
+def is_public(address: str) -> bool:
+    """Whether a multiaddr is one of the internet."""
+    kind, _, rest = address.removeprefix("/").partition("/")
+    if kind not in ("ip4", "ip6"):
+        return kind.startswith("dns")
+    try:
+        return ipaddress.ip_address(rest.partition("/")[0]).is_global
+    except ValueError:
+        return False
 
 
 def key_in(address: str) -> Key | None:

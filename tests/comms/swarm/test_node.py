@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.comms.swarm.world import Diary, World, p2pd_pid
+from tests.comms.swarm.world import LOOPBACK, Diary, World, p2pd_pid
 from thinwire.comms.swarm import guard
 from thinwire.comms.swarm.blobs import Blob
 from thinwire.comms.swarm.identity import Identity, raw_peer_id_of
@@ -178,6 +180,43 @@ def test_nobody_there(world: World, pair: tuple[Node, Node]) -> None:
         a.disconnect(nobody.key)
 
     world.run(scene())
+
+
+def port_of(node: Node) -> int:
+    return int(node.addresses()[0].split("/")[4])
+
+
+def dialled_from(port: int) -> set[int]:
+    """Ports of this machine that a connection to `port` comes from."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ends = [tuple(int(end.split(":")[1], 16) for end in row[1:3]) for row in rows if row[3] == "01"]
+    return {near for near, far in ends if far == port}
+
+
+@pytest.mark.parametrize("punches", [False, True])
+def test_two_never_dial_each_other_from_where_they_listen_unless_holes_are_punched(world: World, punches: bool) -> None:
+    async def scene() -> None:
+        a, b = (world.node(options=replace(LOOPBACK, punches=punches)) for _ in range(2))
+        await asyncio.gather(a.start(), b.start())
+        await up(a, b)
+        crossing = port_of(a) in dialled_from(port_of(b)) or port_of(b) in dialled_from(port_of(a))
+        assert crossing == punches  # then a connection that both begin at once is one that neither can use
+        await asyncio.gather(a.close(), b.close())
+
+    world.run(scene())
+
+
+def test_holes_are_punched_where_peers_are_on_the_internet_and_this_node_is_not() -> None:
+    def punches(address: str, **options: Any) -> bool | None:
+        peer = f"/ip4/{address}/tcp/4001/p2p/{Identity.generate().peer_id}"
+        return Node(Identity.generate(), initial_peers=[peer], options=DaemonOptions(**options))._options.punches
+
+    assert punches("8.8.8.8")
+    assert not punches("10.1.2.3")
+    assert not punches("8.8.8.8", public=True)
+    assert not punches("8.8.8.8", listen=("/ip4/0.0.0.0/tcp/31337",), announce=("/ip4/1.2.3.4/tcp/31337",))
+    assert punches("10.1.2.3", punches=True)
+    assert not Node(Identity.generate())._options.punches
 
 
 def test_a_port_must_be_named_where_addresses_are_announced() -> None:

@@ -52,7 +52,7 @@ class World:
         path = self.folder / f"{identity.key.hex()}"
         if not path.exists():
             identity.save(path)
-        node = Node(path, options=LOOPBACK, **options)
+        node = Node(path, **({"options": LOOPBACK} | options))
         self.nodes.append(node)
         return node
 
