@@ -147,13 +147,13 @@ void add_some(const TwDecode &job, int64_t row, float factor, Work &work) {
     }
 }
 
-// v - sign(u) * lr for lr >= 0, the sign of 0 being 0.
+// v - sign(u) * lr for lr >= 0, and v where u is 0.
 TW_INLINE F less_signed(F v, F u, float lr) {
     const F step = floats(bits(all(lr)) | (bits(u) & INT32_MIN));
 #if defined(__AVX512F__)
     return (F)_mm512_mask_sub_ps((__m512)v, _mm512_cmp_ps_mask((__m512)u, _mm512_setzero_ps(), _CMP_NEQ_OQ), (__m512)v, (__m512)step);
 #else
-    return v - floats(bits(step) & ((u > 0) | (u < 0)));
+    return (u > 0) | (u < 0) ? v - step : v;
 #endif
 }
 

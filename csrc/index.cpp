@@ -114,6 +114,7 @@ int64_t index_unpack(const uint8_t *in, int64_t rows, int64_t k, int64_t chunk, 
     alignas(64) int32_t places[ROOM], part[ROOM];
     alignas(64) uint8_t copy[FIELD_ROOM];
     const PlaceField field(k, chunk, 0, record_coding(coding));
+    const int64_t nbytes = field.nbytes;  // of a row of fixed size
     int64_t bad = -1;
     unsigned sound_ahead = 0;  // of rows from this one on, bit by bit
     for (int64_t row = 0; row < rows; row++) {
@@ -127,7 +128,7 @@ int64_t index_unpack(const uint8_t *in, int64_t rows, int64_t k, int64_t chunk, 
         if (coding == TW_RICE) {
             sound = sound_ahead >> row % ABREAST & 1 || unpack_rice(from, sizes[row], k, chunk, rice, to);
         } else {
-            sound = unpack_index<true>(field, from, (rows - row) * stride, copy, part, places);
+            sound = unpack_index<true>(field, from, (rows - 1 - row) * stride + nbytes, copy, part, places);
             for (int64_t i = 0; i < k; i++) to[i] = (uint16_t)places[i];
         }
         if (!sound && bad < 0) bad = row;

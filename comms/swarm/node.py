@@ -58,8 +58,9 @@ class Node(Transport):
         if self._options.relays is not None and not self._options.relays:
             self._options = replace(self._options, relays=tuple(filter(can_relay, self.initial_peers)))
         if self._options.punches is None:  # a router is in between only where peers are on the internet, and this node is not
-            sure = self._options.public or bool(self._options.announce)
-            self._options = replace(self._options, punches=not sure and any(map(is_public, self.initial_peers)))
+            reached = self._options.public or any(map(is_public, self._options.announce))
+            others = [*self.initial_peers, *(self._options.relays or ())]
+            self._options = replace(self._options, punches=not reached and any(map(is_public, others)))
         self._daemon: Daemon | None = None
         self._addresses: list[str] = []
         self._standing = asyncio.Event()

@@ -87,7 +87,7 @@ class DaemonOptions:
         """What p2pd is told besides."""
         return {
             "GOLOG_LOG_LEVEL": os.environ.get("GOLOG_LOG_LEVEL", "error"),
-            "LIBP2P_TCP_REUSEPORT": "false" if self.punches is False else "true",
+            "LIBP2P_TCP_REUSEPORT": "false" if self.punches is False else os.environ.get("LIBP2P_TCP_REUSEPORT", "true"),
         }
 
     def with_ports_of(self, found: Sequence[str]) -> "DaemonOptions":

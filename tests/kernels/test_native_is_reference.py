@@ -281,7 +281,8 @@ def test_sums_of_the_smallest_values_that_nearly_cancel(name: str) -> None:
     least = 2.0 ** -(100 + math.floor(math.log2(MOST[Value(program.value)])))
     for payload, scale in zip(sent, (least, least * (1 + 2.0**-15)), strict=False):
         payload.view(program.rows, program.record)[:, :4] = torch.tensor([scale]).view(torch.uint8)
-    for payloads in (sent[:2], sent):
+    larger = native.encode(program, fragment.split(source), state=False).payload
+    for payloads in (sent[:2], sent, [sent[0], larger], [larger, *sent, larger]):
         assert all(native.check(program, payload) == -1 for payload in payloads)
         for rule, by_contributors in ((mean, False), (contributors, True)):
             update = fragment.flat(plan.inverse(rule(plan, [plan.values(payload) for payload in payloads])))

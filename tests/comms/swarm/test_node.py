@@ -215,6 +215,8 @@ def test_holes_are_punched_where_peers_are_on_the_internet_and_this_node_is_not(
     assert not punches("10.1.2.3")
     assert not punches("8.8.8.8", public=True)
     assert not punches("8.8.8.8", listen=("/ip4/0.0.0.0/tcp/31337",), announce=("/ip4/1.2.3.4/tcp/31337",))
+    assert punches("8.8.8.8", listen=("/ip4/0.0.0.0/tcp/31337",), announce=("/ip4/10.2.3.4/tcp/31337",))
+    assert punches("10.1.2.3", relays=(f"/ip4/8.8.8.8/tcp/4001/p2p/{Identity.generate().peer_id}",))
     assert punches("10.1.2.3", punches=True)
     assert not Node(Identity.generate())._options.punches
 
