@@ -22,7 +22,7 @@ struct Fields {
 
 struct alignas(64) Work {
     float sum[ROOM];      // of the members; zero between rows where coefficients are few
-    float scratch[ROOM];  // of the transform; values of one member
+    float scratch[ROOM];  // of the transform; values of some members
     int32_t places[ROOM], part[ROOM], count[ROOM], touched[ROOM];
     uint8_t codes[ROOM], copy[FIELD_ROOM];
     Fields fields;
@@ -96,8 +96,8 @@ void read_some(const tw_program &p, const uint8_t *record, float factor, Work &w
 
 bool is_power_of_two(int64_t n) { return (n & (n - 1)) == 0; }
 
-// The factor that makes a mean of a sum, where there is one that is right to the bit; else 1: then `add_some` divides.
-float factor_of_mean(const TwDecode &job) { return !job.contributors && is_power_of_two(job.members) ? 1 / (float)job.members : 1; }
+// Whether each sum is divided: there is no factor that makes a mean of it and is right to the bit.
+bool divides(const TwDecode &job) { return job.contributors || !is_power_of_two(job.members); }
 
 // Whether the values of a row may be multiplied by a power of two from 2^-21 on before they are added and not after: nothing then becomes
 // so small that it is rounded. A value is a scale of 16 bits times at least 2^-9, so that all sums are multiples of 2^-104.
@@ -118,7 +118,7 @@ void add_some(const TwDecode &job, int64_t row, float factor, Work &work) {
     const tw_program &p = job.program;
     float *const sum = work.sum, *const values = work.scratch;
     int32_t *const places = work.places, *const count = work.count, *const touched = work.touched;
-    const bool divides = job.contributors || !is_power_of_two(job.members);
+    const bool counts = divides(job);
     int64_t so_far = 0;
     for (int64_t m = 0; m < job.members;) {
         int64_t n = 0;
@@ -127,7 +127,7 @@ void add_some(const TwDecode &job, int64_t row, float factor, Work &work) {
             prefetch(job.payloads[m] + (row + 4) * p.record);
             m++, n += p.k;
         } while (m < job.members && n + p.k <= AT_ONCE);
-        if (!divides) {
+        if (!counts) {
 #pragma GCC unroll 8
             for (int64_t i = 0; i < n; i++) sum[places[i]] += values[i];
             continue;
@@ -325,7 +325,7 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
     Work work(p);
     std::memset(work.count, 0, p.index == X_NONE ? 0 : (size_t)(4 * p.chunk));
     std::memset(work.sum, 0, p.index == X_NONE ? 0 : (size_t)(4 * p.chunk));
-    const float factor = factor_of_mean(job);
+    const float factor = divides(job) ? 1 : 1 / (float)job.members;
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t row = unit / job.units.pieces, piece = unit % job.units.pieces;
         const int64_t start = row * p.chunk + piece * TW_PIECE, n = std::min(job.units.length, p.chunk - piece * TW_PIECE);

@@ -16,6 +16,7 @@ from thinwire.comms.codec import Plan
 from thinwire.kernels import native, reference_chain, vector
 from thinwire.kernels.finish import Out, Sgd, Step
 from thinwire.kernels.program import Program, Value
+from thinwire.kernels.triton_shape import QMAX
 from thinwire.optim.aggregate import contributors, mean
 from thinwire.optim.fragment import Fragment, gather_flat
 from thinwire.optim.outer import SGD
@@ -264,21 +265,18 @@ def check_finishes(fragment: Fragment, payloads: list[Tensor], update: Tensor, d
             assert all(torch.equal(a, b.to(dtype)) for a, b in zip(mine, fragment.split(after), strict=True)), outer
 
 
-MOST = {Value.INT8: 127, Value.INT4: 7, Value.INT2: 1, Value.SIGN: 1, Value.FP8: 448, Value.FP4: 6}
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_sums_of_the_smallest_values_that_nearly_cancel(name: str) -> None:
     fragment = Fragment([torch.Size((130, 133)), torch.Size((70,))], named(name))
     plan, program = fragment.plan, program_of(fragment.plan)
-    if not program.scale or program.value not in MOST:
+    if not program.scale or program.value not in QMAX:
         pytest.skip("has no scale that could be smaller than others")
     generator = torch.Generator().manual_seed(3)
     few = torch.rand(program.rows, program.chunk, generator=generator) < 16 / program.chunk
     sizes = 2.0 ** (-9 * torch.rand(few.shape, generator=generator))
     source = fragment.flat(plan.inverse(few * sizes))
     sent = [native.encode(program, fragment.split(x), state=False).payload for x in (source, -source, source * 0)]
-    least = 2.0 ** -(100 + math.floor(math.log2(MOST[Value(program.value)])))
+    least = 2.0 ** -(100 + math.floor(math.log2(QMAX[Value(program.value)])))
     for payload, scale in zip(sent, (least, least * (1 + 2.0**-15)), strict=False):
         payload.view(program.rows, program.record)[:, :4] = torch.tensor([scale]).view(torch.uint8)
     larger = native.encode(program, fragment.split(source), state=False).payload
