@@ -23,11 +23,22 @@ struct Pool {
     int working = 0;
     void (*run)(void *, int64_t, int64_t) = nullptr;
     void *context = nullptr;
-    int64_t units = 0, grain = 1;
+    int64_t units = 0, threads = 1;
     std::atomic<int64_t> next{0};
 
+    // Long ranges first, as a kernel asks for the memory of a range in advance, and short ones at the end, so that nobody waits long.
+    int64_t share(int64_t left) const {
+        const int64_t least = std::max<int64_t>(1, std::min<int64_t>(16, units / (4 * threads)));
+        return std::min(left, std::max(least, left / (2 * threads)));
+    }
+
     void work() {
-        for (int64_t begin; (begin = next.fetch_add(grain)) < units;) run(context, begin, std::min(begin + grain, units));
+        for (int64_t begin = next.load(), end; begin < units;) {
+            end = begin + share(units - begin);
+            if (!next.compare_exchange_weak(begin, end)) continue;
+            run(context, begin, end);
+            begin = next.load();
+        }
     }
 
     void serve() {
@@ -61,11 +72,11 @@ struct Pool {
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
 
-    void parallel(int threads) {
+    void parallel() {
         {
             std::lock_guard<std::mutex> lock(guard);
-            start_until(threads - 1);
-            wanted = std::min(threads - 1, started);
+            start_until((int)threads - 1);
+            wanted = std::min((int)threads - 1, started);
         }
         wake.notify_all();
         work();
@@ -96,10 +107,9 @@ void tw_parallel(int threads, int64_t units, void (*run)(void *context, int64_t 
         Pool &p = pool();
         std::unique_lock<std::mutex> mine(p.in_use, std::try_to_lock);
         if (mine.owns_lock()) {
-            p.run = run, p.context = context, p.units = units;
-            p.grain = std::max<int64_t>(1, std::min<int64_t>(16, units / (4 * threads)));
+            p.run = run, p.context = context, p.units = units, p.threads = threads;
             p.next.store(0);
-            p.parallel(threads);
+            p.parallel();
             return;
         }
     }
