@@ -22,7 +22,8 @@ struct Fields {
 
 struct alignas(64) Work {
     float sum[ROOM];      // of the members; zero between rows where coefficients are few
-    float scratch[ROOM];  // of the transform; values of some members
+    float scratch[ROOM];  // of the transform; then the update
+    float values[ROOM];   // of some members
     int32_t places[ROOM], part[ROOM], count[ROOM], touched[ROOM];
     uint8_t codes[ROOM], copy[FIELD_ROOM];
     Fields fields;
@@ -116,7 +117,7 @@ bool may_scale_before(const TwDecode &job, int64_t row) {
 void add_some(const TwDecode &job, int64_t row, float factor, Work &work) {
     constexpr int64_t AT_ONCE = 1024;  // coefficients
     const tw_program &p = job.program;
-    float *const sum = work.sum, *const values = work.scratch;
+    float *const sum = work.sum, *const values = work.values;
     int32_t *const places = work.places, *const count = work.count, *const touched = work.touched;
     const bool counts = divides(job);
     int64_t so_far = 0;
@@ -213,11 +214,14 @@ template <class T, bool momentum_, bool nesterov> struct SgdBy {
     }
 };
 
+// `by` further on, where there is anything at all.
+template <class T> TW_INLINE T *moved(T *p, int64_t by) { return p ? p + by : nullptr; }
+
 template <class By> TW_INLINE void finish_run(const By &by, char *w, float *anchor, float *momentum, const float *u, int64_t n) {
     constexpr int64_t NBYTES = By::Weights::nbytes;
     int64_t i = 0;
     for (; i + WIDTH <= n; i += WIDTH)
-        by(w ? w + i * NBYTES : nullptr, anchor ? anchor + i : nullptr, momentum ? momentum + i : nullptr, load(u + i));
+        by(moved(w, i * NBYTES), moved(anchor, i), moved(momentum, i), load(u + i));
     if (i == n) return;
     // The last few go by way of whole vectors.
     const size_t left = (size_t)(n - i);
@@ -236,39 +240,28 @@ template <class By> TW_INLINE void finish_run(const By &by, char *w, float *anch
 template <class By> void finish_with(const By &by_, const TwDecode &job, int64_t start, int64_t n, const float *u) {
     const By by = by_;  // in registers
     float *const anchors = job.finish.anchor, *const momenta = job.finish.momentum;
-    const TwLayout &layout = *job.layout;
-    if (layout.side == 64 && start < layout.tile_rows * n) {  // the rows of a tile, one after another
-        const TwSheet &sheet = sheet_of_row(layout, start / n);
-        const int64_t element = tile_offset(layout, sheet, start / n), flat = sheet.flat + element;
-        for (int64_t i = 0; i < 64; i++) {
-            const int64_t at = i * sheet.width;
-            char *w = sheet.data ? sheet.data + (element + at) * By::Weights::nbytes : nullptr;
-#pragma GCC unroll 16
-            for (int64_t c = 0; c < 64; c += WIDTH)
-                by(w ? w + c * By::Weights::nbytes : nullptr, anchors ? anchors + flat + at + c : nullptr,
-                   momenta ? momenta + flat + at + c : nullptr, load(u + i * 64 + c));
-        }
-        return;
-    }
-    each_run(layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
+    each_run(*job.layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
         char *w = sheet.data ? sheet.data + element * By::Weights::nbytes : nullptr;
         const int64_t flat = sheet.flat + element;
-        finish_run(by, w, anchors ? anchors + flat : nullptr, momenta ? momenta + flat : nullptr, u + at, count);
+        finish_run(by, w, moved(anchors, flat), moved(momenta, flat), u + at, count);
     });
 }
 
-template <class T> void finish_as(const TwDecode &job, int64_t start, int64_t n, const float *u) {
-    const tw_finish &f = job.finish;
+// visit(by) with what the job does to weights of a dtype.
+template <class T, class Visit> void with_step_of(const tw_finish &f, Visit visit) {
     if (f.kind == TW_STEP) {
         const bool decays = f.keep != 1;
-        if (f.sign && decays) return finish_with(StepBy<T, true, true>{f.lr, f.keep}, job, start, n, u);
-        if (f.sign) return finish_with(StepBy<T, true, false>{f.lr, f.keep}, job, start, n, u);
-        if (decays) return finish_with(StepBy<T, false, true>{f.lr, f.keep}, job, start, n, u);
-        return finish_with(StepBy<T, false, false>{f.lr, f.keep}, job, start, n, u);
+        if (f.sign && decays) return visit(StepBy<T, true, true>{f.lr, f.keep});
+        if (f.sign) return visit(StepBy<T, true, false>{f.lr, f.keep});
+        if (decays) return visit(StepBy<T, false, true>{f.lr, f.keep});
+        return visit(StepBy<T, false, false>{f.lr, f.keep});
     }
-    if (f.mu == 0) return finish_with(SgdBy<T, false, false>{f.lr, f.mu}, job, start, n, u);
-    if (f.nesterov) return finish_with(SgdBy<T, true, true>{f.lr, f.mu}, job, start, n, u);
-    return finish_with(SgdBy<T, true, false>{f.lr, f.mu}, job, start, n, u);
+    if (f.mu == 0) return visit(SgdBy<T, false, false>{f.lr, f.mu});
+    if (f.nesterov) return visit(SgdBy<T, true, true>{f.lr, f.mu});
+    return visit(SgdBy<T, true, false>{f.lr, f.mu});
+}
+template <class Visit> void with_step(const tw_finish &f, int dtype, Visit visit) {
+    dtype == TW_BFLOAT16 ? with_step_of<BFloat16>(f, visit) : with_step_of<Float32>(f, visit);
 }
 
 void put_out(const TwDecode &job, int64_t start, int64_t n, const float *u) {
@@ -283,8 +276,8 @@ void put_out(const TwDecode &job, int64_t start, int64_t n, const float *u) {
 
 void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
     if (job.finish.kind == TW_OUT) return put_out(job, start, n, u);
-    if (job.layout->dtype == TW_BFLOAT16) return finish_as<BFloat16>(job, start, n, u);
-    if (job.layout->dtype == TW_FLOAT32) return finish_as<Float32>(job, start, n, u);
+    const int dtype = job.layout->dtype;
+    if (dtype == TW_BFLOAT16 || dtype == TW_FLOAT32) return with_step(job.finish, dtype, [&](const auto &by) { finish_with(by, job, start, n, u); });
     // Tensors of both dtypes: run by run, each with a layout of its own.
     each_run(*job.layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
         TwLayout alone;
@@ -296,6 +289,66 @@ void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
         TwDecode one = job;
         one.layout = &alone;
         finish(one, 0, count, u + at);
+    });
+}
+
+// A tile of side 64 whose update is known but not applied yet. That is done beside the first pass over the next tile, which writes over the
+// update block by block: memory is then asked for a little at a time, and arithmetic need not wait for it.
+template <class By> struct Behind {
+    By by;
+    const float *u;
+    char *weights;
+    float *anchor, *momentum;
+    int64_t width;                              // of a row of the sheet
+    int64_t row = 64 - WIDTH, at = row * width;  // the rows of a block are done beside it: the last ones first, as the blocks come
+
+    TW_INLINE void line(int i) {
+        const int64_t half = i % 2 * 32;
+#pragma GCC unroll 8
+        for (int64_t c = half; c < half + 32; c += WIDTH)
+            by(moved(weights, (at + c) * By::Weights::nbytes), moved(anchor, at + c), moved(momentum, at + c), load(u + 64 * row + c));
+        if (i % 2) row++, at += width;
+    }
+    TW_INLINE void turn() { row -= 2 * WIDTH, at -= 2 * WIDTH * width; }
+};
+
+template <class By> Behind<By> behind(const By &by, const TwDecode &job, int64_t row, const float *u) {
+    const TwSheet &sheet = sheet_of_row(*job.layout, row);
+    const int64_t first = tile_offset(*job.layout, sheet, row), flat = sheet.flat + first;
+    return {by, u, moved(sheet.data, first * By::Weights::nbytes), moved(job.finish.anchor, flat), moved(job.finish.momentum, flat), sheet.width};
+}
+
+template <class By> struct Beside {
+    Ahead ahead;
+    Behind<By> behind;
+
+    TW_INLINE void line(int i) { ahead.line(i), behind.line(i); }
+    TW_INLINE void turn() { behind.turn(); }
+};
+
+int dtype_of_row(const TwDecode &job, int64_t row) { return sheet_of_row(*job.layout, row).dtype; }
+
+// The update of a row from its sums, to work.scratch, where that of the row `waiting` is, if it is not below zero.
+template <bool scaled> void invert(const TwDecode &job, int64_t row, int64_t waiting, float factor, Work &work) {
+    Ahead ahead = tile_ahead(*job.layout, row + 2, work.sum);
+    const Sums<scaled> sums = {work.sum, factor};
+    StoreAt<false> emit = {work.scratch};  // where it reads: fewer lines in the first cache
+    if (waiting < 0) return transform_tile<Way::inverse>(sums, work.scratch, job.program.side, ahead, emit);
+    auto get = sums.template of<64>();
+    with_step(job.finish, dtype_of_row(job, waiting), [&](const auto &by) {
+        Beside<std::decay_t<decltype(by)>> beside = {ahead, behind(by, job, waiting, work.scratch)};
+        columns_to_rows<Way::inverse, 64>(get, work.scratch, beside);
+        ahead = beside.ahead;
+    });
+    columns<Way::inverse, 64>(work.scratch, nullptr, ahead, emit);
+}
+
+// The update of a tile that nothing comes after.
+void finish_waiting(const TwDecode &job, int64_t waiting, const Work &work) {
+    with_step(job.finish, dtype_of_row(job, waiting), [&](const auto &by) {
+        auto last = behind(by, job, waiting, work.scratch);
+        for (int block = 0; block < 64; block += WIDTH, last.turn())
+            for (int i = 0; i < LINES; i++) last.line(i);
     });
 }
 
@@ -326,6 +379,7 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
     std::memset(work.count, 0, p.index == X_NONE ? 0 : (size_t)(4 * p.chunk));
     std::memset(work.sum, 0, p.index == X_NONE ? 0 : (size_t)(4 * p.chunk));
     const float factor = divides(job) ? 1 : 1 / (float)job.members;
+    int64_t waiting = -1;  // the row of a tile whose update is in work.scratch
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t row = unit / job.units.pieces, piece = unit % job.units.pieces;
         const int64_t start = row * p.chunk + piece * TW_PIECE, n = std::min(job.units.length, p.chunk - piece * TW_PIECE);
@@ -337,10 +391,10 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
         if (some) add_some(job, row, scaled ? factor * usual_scale(p.side) : 1, work);
         if (out) continue;
         if (p.side) {
-            Ahead ahead = tile_ahead(*job.layout, row + 2, work.sum);
-            StoreAt<false> emit = {work.scratch};  // where it reads: fewer lines in the first cache
-            if (scaled) transform_tile<Way::inverse>(Sums<true>{work.sum}, work.scratch, p.side, ahead, emit);
-            else transform_tile<Way::inverse>(Sums<false>{work.sum, some ? factor : 1}, work.scratch, p.side, ahead, emit);
+            if (scaled) invert<true>(job, row, waiting, 1, work);
+            else invert<false>(job, row, waiting, some ? factor : 1, work);
+            waiting = p.side == 64 && row < job.layout->tile_rows && job.finish.kind != TW_OUT ? row : -1;
+            if (waiting == row) continue;
             u = work.scratch;
         } else if (some && factor != 1) {
             for (int64_t i = 0; i < n; i += WIDTH) store(work.sum + i, load(work.sum + i) * factor);
@@ -348,6 +402,7 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
         finish(job, start, n, u);
         if (!p.side && p.index != X_NONE) std::memset(work.sum, 0, (size_t)(4 * n));
     }
+    if (waiting >= 0) finish_waiting(job, waiting, work);
     fence();
 }
 
