@@ -97,18 +97,6 @@ struct Squares {
     }
 };
 
-TW_INLINE F largest_magnitude(F m, F v) {  // m where v is NaN, which the squares tell
-#if defined(__AVX512F__)
-    return (F)_mm512_range_ps((__m512)m, (__m512)v, 0x0B);
-#elif defined(__AVX2__)
-    return (F)_mm256_max_ps((__m256)abs_of(v), (__m256)m);
-#elif defined(__SSE2__)
-    return (F)_mm_max_ps((__m128)abs_of(v), (__m128)m);
-#else
-    return floats(larger(bits(m), magnitude(v)));
-#endif
-}
-
 inline float largest_of(const F *most) {
     return float_of((uint32_t)largest_lane(larger(larger(bits(most[0]), bits(most[1])), larger(bits(most[2]), bits(most[3])))));
 }

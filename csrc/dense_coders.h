@@ -6,7 +6,6 @@
 
 namespace {
 
-TW_INLINE F abs_of(F v) { return floats(magnitude(v)); }
 
 // Bits of a where `which` has ones, else of b.
 TW_INLINE I either(I which, I a, I b) {

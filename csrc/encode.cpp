@@ -5,8 +5,6 @@
 
 namespace {
 
-enum Select { S_ALL, S_TOP_K, S_BLOCK_MAX };  // as kernels/program.py
-
 // -- the record ----------------------------------------------------------------------------------------------------------------
 
 template <class C> double code_with(const C &coder, bool state, float *x, int64_t n, uint8_t *codes) {
@@ -86,11 +84,15 @@ double encode_some(const TwEncode &job, const Row &row, float *x, Work &work) {
     const Next next = work.next;
     const auto beside = [&](int64_t at) { next.ask_for(at + 16); };
     const auto nothing = [](int64_t) {};  // beside a transform all is asked for
-    if (p.select == S_BLOCK_MAX && work.shape == Shape::any) block_max(x, row.n, p.block, index);
-    else if (p.select == S_BLOCK_MAX && work.shape == Shape::usual) usual_block_max(x, row.n, p.block, index, beside);
-    else if (p.select == S_BLOCK_MAX) usual_block_max(x, row.n, p.block, index, nothing);
-    else if (work.shape == Shape::grouped && k <= MOST_USUAL) top_k_of_groups(x, row.n, k, work.groups, work.guess, (int32_t *)work.scratch, index);
-    else top_k(x, row.n, k, (int32_t *)work.scratch, work.guess, index, beside);
+    if (p.select == S_BLOCK_MAX) {
+        if (work.shape == Shape::any) block_max(x, row.n, p.block, index);
+        else if (p.side) usual_block_max(x, row.n, p.block, index, nothing);
+        else usual_block_max(x, row.n, p.block, index, beside);
+    } else if (work.shape == Shape::grouped && k <= MOST_USUAL) {
+        top_k_of_groups(x, row.n, k, work.groups, work.guess, (int32_t *)work.scratch, index);
+    } else {
+        top_k(x, row.n, k, (int32_t *)work.scratch, work.guess, index, beside);
+    }
     for (int64_t i = 0; i < k; i++) chosen[i] = x[index[i]];
     for (int64_t i = k; i < blocks16(k); i++) chosen[i] = 0;
     const double before = job.kept ? squares_of(chosen, k) : 0;

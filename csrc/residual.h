@@ -99,25 +99,26 @@ template <bool has_held> struct UsualRule {
 
     TW_INLINE F apply(int64_t at, F y, int place) {
         F v = y * gain;
-        if (has_held) v = normal(load(held + at)) * decay + v;
+        if (has_held) v = normal_times(load(held + at), decay) + v;
         squares.add_square(place, v);
         store(x + at, v);
         return v;
     }
 };
 
-// The same on coefficients of a tile of side 64, with the largest magnitude of each group of 16: a lane of all rows that have one remainder
-// by 4, as the transform gives them one after another.
-template <bool has_held> struct UsualTileRule {
+// The same on coefficients of a tile of side 64; with `groups` the largest magnitude of each group of 16: a lane of all rows that have one
+// remainder by 4, as the transform gives them one after another.
+template <bool has_held, bool grouped> struct UsualTileRule {
     UsualRule<has_held> rule;
     int32_t *groups;
-    I largest[4] = {};
+    F largest[4] = {};
 
     TW_INLINE void operator()(int64_t at, F y, int row) {
-        const I size = magnitude(rule.apply(at, y, row / 4 % (64 / WIDTH)));
-        I &most = largest[row % 4];
-        most = row < 4 ? size : larger(most, size);
-        if (row >= 60) store_int(groups + (at - row * 64) * 4 + row % 4 * WIDTH, most);
+        const F v = rule.apply(at, y, row / 4 % (64 / WIDTH));
+        if (!grouped) return;
+        F &most = largest[row % 4];
+        most = row < 4 ? abs_of(v) : largest_magnitude(most, v);
+        if (row >= 60) store_int(groups + (at - row * 64) * 4 + row % 4 * WIDTH, bits(most));
     }
 };
 
@@ -134,17 +135,17 @@ template <class Numbers> struct FromSource {
     }
 };
 
-template <bool has_held, class Aside>
+template <bool grouped, bool has_held, class Aside>
 void usual_tile(const TwEncode &job, const Row &row, const UsualRule<has_held> &rule, Aside aside, double *stats, Work &work) {
     const TwSheet &sheet = sheet_of_row(*job.layout, row.number);
-    UsualTileRule<has_held> usual = {rule, work.groups};
+    UsualTileRule<has_held, grouped> usual = {rule, work.groups};
     with_run(sheet, tile_offset(*job.layout, sheet, row.number), job.anchor, [&](const auto &run) {
         FromSource<std::decay_t<decltype(run)>> source = {run, sheet.width, {}};
         columns_to_rows<Way::forward, 64>(source, rule.x, aside);
         columns<Way::forward, 64>(rule.x, nullptr, aside.later(), usual);  // in place: fewer lines in the first cache
         stats[1] = source.squares.total();
     });
-    work.shape = Shape::grouped;
+    work.shape = grouped ? Shape::grouped : Shape::usual;
     stats[2] = usual.rule.squares.total();
 }
 
@@ -193,8 +194,12 @@ void accumulate(const TwEncode &job, const Row &row, const float *held, float *x
     if (may_be_usual(job) && (tile || (p.side == 0 && in_blocks(job, row)))) {
         const UsualRule<has_held> rule = {held, x, job.decay, job.gain};
         if (tile) {
-            if (waits) usual_tile(job, row, rule, Beside<true>{ahead, held_ahead, behind}, stats, work);
-            else usual_tile(job, row, rule, Beside<false>{ahead, held_ahead, behind}, stats, work);
+            const auto take = [&](auto aside) {
+                if (p.select == S_TOP_K) usual_tile<true>(job, row, rule, aside, stats, work);
+                else usual_tile<false>(job, row, rule, aside, stats, work);
+            };
+            if (waits) take(Beside<true>{ahead, held_ahead, behind});
+            else take(Beside<false>{ahead, held_ahead, behind});
         } else {
             waits ? usual_row<has_held, true>(job, row, rule, behind, stats, work) : usual_row<has_held, false>(job, row, rule, behind, stats, work);
         }

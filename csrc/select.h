@@ -6,6 +6,8 @@
 
 namespace {
 
+enum Select { S_ALL, S_TOP_K, S_BLOCK_MAX };  // as kernels/program.py
+
 // Vectors of keys that are at least t.
 inline int64_t count_at_least(const int32_t *keys, int64_t n, int32_t t) {
     int64_t count = 0;

@@ -49,6 +49,7 @@ TW_INLINE I all_int(int32_t x) { return I{} + x; }
 TW_INLINE I bits(F v) { return (I)v; }
 TW_INLINE F floats(I v) { return (F)v; }
 TW_INLINE I magnitude(F v) { return bits(v) & MAGNITUDE; }
+TW_INLINE F abs_of(F v) { return floats(magnitude(v)); }
 
 // Past the caches, for output that is not read again soon; `p` must be aligned to the vector.
 TW_INLINE void stream(float *p, F v) {
@@ -134,6 +135,19 @@ TW_INLINE I smaller(I a, I b) {
 #endif
 }
 
+// The larger of m, not below 0, and |v|; m where v is NaN, which the squares tell.
+TW_INLINE F largest_magnitude(F m, F v) {
+#if defined(__AVX512F__)
+    return (F)_mm512_range_ps((__m512)m, (__m512)v, 0x0B);
+#elif defined(__AVX2__)
+    return (F)_mm256_max_ps((__m256)abs_of(v), (__m256)m);
+#elif defined(__SSE2__)
+    return (F)_mm_max_ps((__m128)abs_of(v), (__m128)m);
+#else
+    return floats(larger(bits(m), magnitude(v)));
+#endif
+}
+
 // v where 2^-126 <= |v| <= 2^100, else +0: what may be sent.
 TW_INLINE F sendable(F v) {
     const U above = (U)(magnitude(v) - SMALLEST);
@@ -149,6 +163,14 @@ TW_INLINE F normal(F v) {
     return (F)_mm512_maskz_mov_ps(_mm512_test_epi32_mask((__m512i)v, _mm512_set1_epi32(0x7F800000)), (__m512)v);
 #else
     return floats(bits(v) & ((bits(v) & 0x7F800000) != 0));
+#endif
+}
+// normal(v) * c for c above 0.
+TW_INLINE F normal_times(F v, float c) {
+#if defined(__AVX512F__)
+    return (F)_mm512_maskz_mul_ps(_mm512_test_epi32_mask((__m512i)v, _mm512_set1_epi32(0x7F800000)), (__m512)v, _mm512_set1_ps(c));
+#else
+    return normal(v) * c;
 #endif
 }
 // One more in every lane that is NaN, Inf or above 2^100.
