@@ -270,28 +270,64 @@ TW_INLINE I spread_largest(I v) {
 #endif
 }
 
+#if defined(__AVX512F__)
+// The largest lane of each of 16 vectors, by halves: fewer operations than one vector after another.
+TW_INLINE __m512i largest_lanes(const __m512i (&v)[16]) {
+    __m512i two[8], four[4], eight[2];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) two[i] = _mm512_max_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) four[i] = _mm512_max_epi32(_mm512_unpacklo_epi64(two[2 * i], two[2 * i + 1]), _mm512_unpackhi_epi64(two[2 * i], two[2 * i + 1]));
+    for (int i = 0; i < 2; i++)
+        eight[i] = _mm512_max_epi32(_mm512_shuffle_i32x4(four[2 * i], four[2 * i + 1], 0x88), _mm512_shuffle_i32x4(four[2 * i], four[2 * i + 1], 0xDD));
+    return _mm512_max_epi32(_mm512_shuffle_i32x4(eight[0], eight[1], 0x88), _mm512_shuffle_i32x4(eight[0], eight[1], 0xDD));
+}
+#endif
+
+// The place of the first of BLOCK numbers from x on whose magnitude is `most`.
+template <int BLOCK, class Key> TW_INLINE int first_of(I most, Key key) {
+    uint64_t mask = 0;
+    for (int start = 0;; start += 64) {
+        for (int i = 0; i < BLOCK && i < 64; i += WIDTH) mask |= (uint64_t)equal(key(start + i), most) << i;
+        if (BLOCK <= 64 || mask) return start + __builtin_ctzll(mask);
+    }
+}
+
 // `usual`: there is no NaN, Inf or number that is too large. beside(at) is called for every 32 numbers, here and above.
 template <int BLOCK, bool usual, class Beside> inline void block_max_of(const float *x, int64_t n, uint16_t *index, const Beside &beside) {
-    constexpr int VECTORS = BLOCK / WIDTH;
-    for (int64_t b = 0; b < n; b += BLOCK) {
+    int64_t b = 0;
+#if defined(__AVX512F__)
+    for (; usual && b + 16 * BLOCK <= n; b += 16 * BLOCK) {
+        __m512i largest[16];
+        alignas(64) int32_t most[16];
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; j++) {
+            F m = {};
+            for (int i = 0; i < BLOCK; i += WIDTH) {
+                if ((j * BLOCK + i) % 64 == 0) beside(b + j * BLOCK + i);
+                m = largest_magnitude(m, load(x + b + j * BLOCK + i));
+            }
+            largest[j] = (__m512i)m;
+        }
+        _mm512_store_si512(most, largest_lanes(largest));
+        for (int j = 0; j < 16; j++) {
+            const float *const at = x + b + j * BLOCK;
+            for (int i = (j * BLOCK + 32) % 64; i < BLOCK; i += 64) beside(at - x + i);
+            const bool none = most[j] < SMALLEST;  // zeros and denormals are equals
+            *index++ = (uint16_t)(at - x + (none ? 0 : first_of<BLOCK>(all_int(most[j]), [&](int i) { return magnitude(load(at + i)); })));
+        }
+    }
+#endif
+    for (; b < n; b += BLOCK) {
         for (int i = b % 32 ? 32 : 0; i < BLOCK; i += 32) beside(b + i);
-        I key[VECTORS], most = {};
-        for (int i = 0; i < VECTORS; i++) {
+        I key[BLOCK / WIDTH], most = {};
+        for (int i = 0; i < BLOCK / WIDTH; i++) {
             key[i] = usual ? magnitude(load(x + b + i * WIDTH)) : key_of(load(x + b + i * WIDTH));
             most = larger(most, key[i]);
         }
         most = spread_largest(most);
-        if (usual && __builtin_expect(most[0] < SMALLEST, 0)) {  // zeros and denormals are equals
-            *index++ = (uint16_t)b;
-            continue;
-        }
-        int start = 0;
-        uint64_t mask = 0;
-        for (; start < BLOCK; start += 64) {
-            for (int i = 0; i < BLOCK && i < 64; i += WIDTH) mask |= (uint64_t)equal(key[(start + i) / WIDTH], most) << i;
-            if (BLOCK <= 64 || mask) break;
-        }
-        *index++ = (uint16_t)(b + start + __builtin_ctzll(mask));
+        const bool none = usual && most[0] < SMALLEST;
+        *index++ = (uint16_t)(b + (__builtin_expect(none, 0) ? 0 : first_of<BLOCK>(most, [&](int i) { return key[i / WIDTH]; })));
     }
 }
 
