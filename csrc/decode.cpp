@@ -241,7 +241,7 @@ template <class By> void finish_with(const By &by_, const TwDecode &job, int64_t
     const By by = by_;  // in registers
     float *const anchors = job.finish.anchor, *const momenta = job.finish.momentum;
     each_run(*job.layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
-        char *w = sheet.data ? sheet.data + element * By::Weights::nbytes : nullptr;
+        char *w = moved(sheet.data, element * By::Weights::nbytes);
         const int64_t flat = sheet.flat + element;
         finish_run(by, w, moved(anchors, flat), moved(momenta, flat), u + at, count);
     });
@@ -277,14 +277,15 @@ void put_out(const TwDecode &job, int64_t start, int64_t n, const float *u) {
 void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
     if (job.finish.kind == TW_OUT) return put_out(job, start, n, u);
     const int dtype = job.layout->dtype;
-    if (dtype == TW_BFLOAT16 || dtype == TW_FLOAT32) return with_step(job.finish, dtype, [&](const auto &by) { finish_with(by, job, start, n, u); });
+    const auto finish_all = [&](const auto &by) { finish_with(by, job, start, n, u); };
+    if (dtype == TW_BFLOAT16 || dtype == TW_FLOAT32) return with_step(job.finish, dtype, finish_all);
     // Tensors of both dtypes: run by run, each with a layout of its own.
     each_run(*job.layout, start, n, [&](const TwSheet &sheet, int64_t element, int64_t at, int64_t count) {
         TwLayout alone;
         TwSheet run = sheet;
         run.height = 1, run.width = count, run.down = run.across = run.first_row = run.pool = 0;
         run.flat = sheet.flat + element;
-        run.data = sheet.data ? sheet.data + element * element_nbytes(sheet.dtype) : nullptr;
+        run.data = moved(sheet.data, element * element_nbytes(sheet.dtype));
         alone.sheets.push_back(run), alone.pooled = count, alone.dtype = sheet.dtype;
         TwDecode one = job;
         one.layout = &alone;
@@ -292,15 +293,16 @@ void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
     });
 }
 
-// A tile of side 64 whose update is known but not applied yet. That is done beside the first pass over the next tile, which writes over the
-// update block by block: memory is then asked for a little at a time, and arithmetic need not wait for it.
+// A tile of side 64 whose update is known but not applied yet. That is done beside the first pass over the next row, which writes over the
+// update block by block: memory is then asked for a little at a time, and arithmetic need not wait for it. Lines come in pairs, LINES of
+// them before each turn.
 template <class By> struct Behind {
     By by;
     const float *u;
     char *weights;
     float *anchor, *momentum;
-    int64_t width;                              // of a row of the sheet
-    int64_t row = 64 - WIDTH, at = row * width;  // the rows of a block are done beside it: the last ones first, as the blocks come
+    int64_t width;  // of a row of the sheet
+    int64_t row = 64 - WIDTH, at = row * width;  // the rows of a block go beside it: the last ones first, as the blocks come
 
     TW_INLINE void line(int i) {
         const int64_t half = i % 2 * 32;
@@ -312,10 +314,15 @@ template <class By> struct Behind {
     TW_INLINE void turn() { row -= 2 * WIDTH, at -= 2 * WIDTH * width; }
 };
 
-template <class By> Behind<By> behind(const By &by, const TwDecode &job, int64_t row, const float *u) {
+// visit(Behind) of the tile of a row whose update is in `u`.
+template <class Visit> void with_behind(const TwDecode &job, int64_t row, const float *u, Visit visit) {
     const TwSheet &sheet = sheet_of_row(*job.layout, row);
     const int64_t first = tile_offset(*job.layout, sheet, row), flat = sheet.flat + first;
-    return {by, u, moved(sheet.data, first * By::Weights::nbytes), moved(job.finish.anchor, flat), moved(job.finish.momentum, flat), sheet.width};
+    with_step(job.finish, sheet.dtype, [&](const auto &by) {
+        typedef std::decay_t<decltype(by)> By;
+        char *const weights = moved(sheet.data, first * By::Weights::nbytes);
+        visit(Behind<By>{by, u, weights, moved(job.finish.anchor, flat), moved(job.finish.momentum, flat), sheet.width});
+    });
 }
 
 template <class By> struct Beside {
@@ -326,17 +333,15 @@ template <class By> struct Beside {
     TW_INLINE void turn() { behind.turn(); }
 };
 
-int dtype_of_row(const TwDecode &job, int64_t row) { return sheet_of_row(*job.layout, row).dtype; }
-
-// The update of a row from its sums, to work.scratch, where that of the row `waiting` is, if it is not below zero.
+// The update of a row from its sums, to work.scratch; that of the row `waiting` (-1: none), which still lies there, is applied beside it.
 template <bool scaled> void invert(const TwDecode &job, int64_t row, int64_t waiting, float factor, Work &work) {
     Ahead ahead = tile_ahead(*job.layout, row + 2, work.sum);
     const Sums<scaled> sums = {work.sum, factor};
     StoreAt<false> emit = {work.scratch};  // where it reads: fewer lines in the first cache
     if (waiting < 0) return transform_tile<Way::inverse>(sums, work.scratch, job.program.side, ahead, emit);
     auto get = sums.template of<64>();
-    with_step(job.finish, dtype_of_row(job, waiting), [&](const auto &by) {
-        Beside<std::decay_t<decltype(by)>> beside = {ahead, behind(by, job, waiting, work.scratch)};
+    with_behind(job, waiting, work.scratch, [&](const auto &behind) {
+        Beside<std::decay_t<decltype(behind.by)>> beside = {ahead, behind};
         columns_to_rows<Way::inverse, 64>(get, work.scratch, beside);
         ahead = beside.ahead;
     });
@@ -345,8 +350,7 @@ template <bool scaled> void invert(const TwDecode &job, int64_t row, int64_t wai
 
 // The update of a tile that nothing comes after.
 void finish_waiting(const TwDecode &job, int64_t waiting, const Work &work) {
-    with_step(job.finish, dtype_of_row(job, waiting), [&](const auto &by) {
-        auto last = behind(by, job, waiting, work.scratch);
+    with_behind(job, waiting, work.scratch, [](auto last) {
         for (int block = 0; block < 64; block += WIDTH, last.turn())
             for (int i = 0; i < LINES; i++) last.line(i);
     });
@@ -394,7 +398,7 @@ void decode(const TwDecode &job, int64_t begin, int64_t end) {
             if (scaled) invert<true>(job, row, waiting, 1, work);
             else invert<false>(job, row, waiting, some ? factor : 1, work);
             waiting = p.side == 64 && row < job.layout->tile_rows && job.finish.kind != TW_OUT ? row : -1;
-            if (waiting == row) continue;
+            if (waiting >= 0) continue;  // it is applied beside the next row
             u = work.scratch;
         } else if (some && factor != 1) {
             for (int64_t i = 0; i < n; i += WIDTH) store(work.sum + i, load(work.sum + i) * factor);

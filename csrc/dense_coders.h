@@ -6,7 +6,6 @@
 
 namespace {
 
-
 // Bits of a where `which` has ones, else of b.
 TW_INLINE I either(I which, I a, I b) {
 #if defined(__AVX512F__)

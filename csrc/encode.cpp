@@ -88,7 +88,7 @@ double encode_some(const TwEncode &job, const Row &row, float *x, Work &work) {
         if (work.shape == Shape::any) block_max(x, row.n, p.block, index);
         else if (p.side) usual_block_max(x, row.n, p.block, index, nothing);
         else usual_block_max(x, row.n, p.block, index, beside);
-    } else if (work.shape == Shape::grouped && k <= MOST_USUAL) {
+    } else if (work.shape == Shape::grouped) {
         top_k_of_groups(x, row.n, k, work.groups, work.guess, (int32_t *)work.scratch, index);
     } else {
         top_k(x, row.n, k, (int32_t *)work.scratch, work.guess, index, beside);

@@ -33,11 +33,9 @@ struct Pool {
     }
 
     void work() {
-        for (int64_t begin = next.load(), end; begin < units;) {
-            end = begin + share(units - begin);
-            if (!next.compare_exchange_weak(begin, end)) continue;
-            run(context, begin, end);
-            begin = next.load();
+        for (int64_t begin = next.load(); begin < units;) {
+            const int64_t end = begin + share(units - begin);
+            if (next.compare_exchange_weak(begin, end)) run(context, begin, end), begin = end;
         }
     }
 
@@ -74,9 +72,10 @@ struct Pool {
 
     void parallel() {
         {
+            const int others = (int)threads - 1;
             std::lock_guard<std::mutex> lock(guard);
-            start_until((int)threads - 1);
-            wanted = std::min((int)threads - 1, started);
+            start_until(others);
+            wanted = std::min(others, started);
         }
         wake.notify_all();
         work();

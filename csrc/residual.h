@@ -106,8 +106,8 @@ template <bool has_held> struct UsualRule {
     }
 };
 
-// The same on coefficients of a tile of side 64; with `groups` the largest magnitude of each group of 16: a lane of all rows that have one
-// remainder by 4, as the transform gives them one after another.
+// The same on coefficients of a tile of side 64; if `grouped`, with the largest magnitude of each group of 16: a lane of all rows that have
+// one remainder by 4, as the transform gives them one after another.
 template <bool has_held, bool grouped> struct UsualTileRule {
     UsualRule<has_held> rule;
     int32_t *groups;
@@ -181,7 +181,7 @@ bool in_blocks(const TwEncode &job, const Row &row) {
 }
 
 // What usual rows are worth: with a smaller decay a number that is too large could hide.
-bool may_be_usual(const TwEncode &job) { return job.decay >= 0x1p-20f && std::fabs(job.gain) <= 16; }
+bool may_be_usual(const TwEncode &job) { return job.decay >= 0x1p-20f && job.decay <= 16 && std::fabs(job.gain) <= 16; }
 
 // x becomes what could be sent; stats: {bad numbers, squares of the source, squares of x}. The last residual goes out beside it.
 template <bool has_held>
@@ -195,7 +195,7 @@ void accumulate(const TwEncode &job, const Row &row, const float *held, float *x
         const UsualRule<has_held> rule = {held, x, job.decay, job.gain};
         if (tile) {
             const auto take = [&](auto aside) {
-                if (p.select == S_TOP_K) usual_tile<true>(job, row, rule, aside, stats, work);
+                if (p.select == S_TOP_K && p.k <= MOST_USUAL) usual_tile<true>(job, row, rule, aside, stats, work);
                 else usual_tile<false>(job, row, rule, aside, stats, work);
             };
             if (waits) take(Beside<true>{ahead, held_ahead, behind});

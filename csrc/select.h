@@ -273,23 +273,30 @@ TW_INLINE I spread_largest(I v) {
 #if defined(__AVX512F__)
 // The largest lane of each of 16 vectors, by halves: fewer operations than one vector after another.
 TW_INLINE __m512i largest_lanes(const __m512i (&v)[16]) {
-    __m512i two[8], four[4], eight[2];
+    __m512i two[8], four[4];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) two[i] = _mm512_max_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+    for (int i = 0; i < 8; i++) {
+        const __m512i a = v[2 * i], b = v[2 * i + 1];
+        two[i] = _mm512_max_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    }
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) four[i] = _mm512_max_epi32(_mm512_unpacklo_epi64(two[2 * i], two[2 * i + 1]), _mm512_unpackhi_epi64(two[2 * i], two[2 * i + 1]));
-    for (int i = 0; i < 2; i++)
-        eight[i] = _mm512_max_epi32(_mm512_shuffle_i32x4(four[2 * i], four[2 * i + 1], 0x88), _mm512_shuffle_i32x4(four[2 * i], four[2 * i + 1], 0xDD));
-    return _mm512_max_epi32(_mm512_shuffle_i32x4(eight[0], eight[1], 0x88), _mm512_shuffle_i32x4(eight[0], eight[1], 0xDD));
+    for (int i = 0; i < 4; i++) {
+        const __m512i a = two[2 * i], b = two[2 * i + 1];
+        four[i] = _mm512_max_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    }
+    const auto quarters = [](__m512i a, __m512i b) {
+        return _mm512_max_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xDD));
+    };
+    return quarters(quarters(four[0], four[1]), quarters(four[2], four[3]));
 }
 #endif
 
-// The place of the first of BLOCK numbers from x on whose magnitude is `most`.
+// The place of the first of BLOCK numbers whose key is `most`; there is one. key(i): of the vector at i.
 template <int BLOCK, class Key> TW_INLINE int first_of(I most, Key key) {
     uint64_t mask = 0;
     for (int start = 0;; start += 64) {
         for (int i = 0; i < BLOCK && i < 64; i += WIDTH) mask |= (uint64_t)equal(key(start + i), most) << i;
-        if (BLOCK <= 64 || mask) return start + __builtin_ctzll(mask);
+        if (start + 64 >= BLOCK || mask) return start + __builtin_ctzll(mask);
     }
 }
 
@@ -311,10 +318,10 @@ template <int BLOCK, bool usual, class Beside> inline void block_max_of(const fl
         }
         _mm512_store_si512(most, largest_lanes(largest));
         for (int j = 0; j < 16; j++) {
-            const float *const at = x + b + j * BLOCK;
-            for (int i = (j * BLOCK + 32) % 64; i < BLOCK; i += 64) beside(at - x + i);
+            const int64_t at = b + j * BLOCK;
+            for (int i = (j * BLOCK + 32) % 64; i < BLOCK; i += 64) beside(at + i);
             const bool none = most[j] < SMALLEST;  // zeros and denormals are equals
-            *index++ = (uint16_t)(at - x + (none ? 0 : first_of<BLOCK>(all_int(most[j]), [&](int i) { return magnitude(load(at + i)); })));
+            *index++ = (uint16_t)(at + (none ? 0 : first_of<BLOCK>(all_int(most[j]), [&](int i) { return magnitude(load(x + at + i)); })));
         }
     }
 #endif

@@ -135,7 +135,7 @@ TW_INLINE I smaller(I a, I b) {
 #endif
 }
 
-// The larger of m, not below 0, and |v|; m where v is NaN, which the squares tell.
+// The larger of m, not below 0, and |v|; where v is NaN, which the squares tell, anything.
 TW_INLINE F largest_magnitude(F m, F v) {
 #if defined(__AVX512F__)
     return (F)_mm512_range_ps((__m512)m, (__m512)v, 0x0B);
@@ -165,7 +165,7 @@ TW_INLINE F normal(F v) {
     return floats(bits(v) & ((bits(v) & 0x7F800000) != 0));
 #endif
 }
-// normal(v) * c for c above 0.
+// normal(v) * c for a finite c above 0.
 TW_INLINE F normal_times(F v, float c) {
 #if defined(__AVX512F__)
     return (F)_mm512_maskz_mul_ps(_mm512_test_epi32_mask((__m512i)v, _mm512_set1_epi32(0x7F800000)), (__m512)v, _mm512_set1_ps(c));

@@ -1,7 +1,8 @@
 """The C++ library holds the bits of the numpy specification and of torch, at every instruction set and thread count."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -235,30 +236,45 @@ def test_decoding_and_finishing_are_the_definition(name: str, members: int) -> N
     payloads = sent_by(fragment, members)
     for rule, by_contributors in ((mean, False), (contributors, True)):
         update = fragment.flat(plan.inverse(rule(plan, [plan.values(payload) for payload in payloads])))
-        for dtypes in ([torch.float32], [torch.bfloat16], DTYPES[:2]):
-            check_finishes(fragment, payloads, update, dtypes, by_contributors)
+        for dtype in native.TARGETS:
+            check_finishes(fragment, payloads, update, [dtype], by_contributors)
 
 
-def check_finishes(fragment: Fragment, payloads: list[Tensor], update: Tensor, dtypes: list[torch.dtype], by_contributors: bool) -> None:
+@pytest.mark.parametrize("shapes", [[(64, 64), (128, 64)], [(300, 300), (64, 128), (70,)]], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_tiles_of_several_dtypes_are_finished_one_after_another(name: str, shapes: list[tuple[int, ...]]) -> None:
+    fragment = Fragment([torch.Size(shape) for shape in shapes], named(name))
+    plan, payloads = fragment.plan, sent_by(fragment, 3)
+    update = fragment.flat(plan.inverse(mean(plan, [plan.values(payload) for payload in payloads])))
+    check_finishes(fragment, payloads, update, DTYPES[:2], threads=(1, 2, 5))
+
+
+def check_finishes(
+    fragment: Fragment,
+    payloads: list[Tensor],
+    update: Tensor,
+    dtypes: list[torch.dtype],
+    by_contributors: bool = False,
+    threads: Sequence[int] = (1,),
+) -> None:
     program, shapes = program_of(fragment.plan), [tuple(shape) for shape in fragment.shapes]
     weights = tensors(shapes, 5, dtypes)
     stepped = [step(weights, fragment.split(update), rule) for rule in STEPS]
     anchor, buffer = torch.randn(2, fragment.numel, generator=torch.Generator().manual_seed(6)).unbind()
     moved = [rule(anchor, update, buffer if rule.momentum else None) for rule in OUTER]
-    for level in levels():
-        threads = 1 + level % 2
+    for many in (many for _ in levels() for many in threads):
+        decode = partial(native.decode, program, payloads, contributors=by_contributors, threads=many)
         out = torch.full((fragment.numel,), float("nan"))
-        native.decode(program, payloads, weights, Out(out), contributors=by_contributors, threads=threads)
+        decode(weights, Out(out))
         same(out, update.numpy())
         for rule, wanted in zip(STEPS, stepped, strict=True):
             mine = [weight.clone() for weight in weights]
-            native.decode(program, payloads, mine, rule, contributors=by_contributors, threads=threads)
+            decode(mine, rule)
             assert all(torch.equal(a, b) for a, b in zip(mine, wanted, strict=True)), rule
         for outer, (after, momentum) in zip(OUTER, moved, strict=True):
             mine, at = [torch.full_like(weight, 7) for weight in weights], anchor.clone()
             held = buffer.clone() if outer.momentum else None
-            finish = Sgd(at, outer.lr, outer.momentum, outer.nesterov, held)
-            native.decode(program, payloads, mine, finish, contributors=by_contributors, threads=threads)
+            decode(mine, Sgd(at, outer.lr, outer.momentum, outer.nesterov, held))
             same(at, after.numpy())
             if held is not None and momentum is not None:
                 same(held, momentum.numpy())
@@ -301,6 +317,20 @@ def test_threads_decode_the_same(name: str) -> None:
             out = torch.empty(fragment.numel)
             native.decode(program_of(plan), payloads, tensors(shapes, 1, DTYPES), Out(out), threads=threads)
             same(out, update.numpy())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_decay_that_is_not_finite_gives_the_same_everywhere(name: str) -> None:
+    program = program_of(named(name).plan(2, named(name).chunk or 4096))
+    source = source_of(program, np.ones((program.rows, program.chunk), dtype=np.float32))
+    held = torch.zeros(program.rows, program.chunk)
+    held[0, 5] = 1e-40
+    for decay in (math.inf, math.nan):
+        plain, *others = [native.encode(program, [source], held=held, decay=decay) for _ in levels()]
+        for made in others:
+            assert torch.equal(made.payload, plain.payload)
+            assert made.kept is not None and plain.kept is not None
+            same(made.kept, plain.kept.numpy())
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------------------
