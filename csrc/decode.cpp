@@ -296,7 +296,7 @@ void finish(const TwDecode &job, int64_t start, int64_t n, const float *u) {
 // A tile of side 64 whose update is known but not applied yet. That is done beside the first pass over the next row, which writes over the
 // update block by block: memory is then asked for a little at a time, and arithmetic need not wait for it. Lines come in pairs, LINES of
 // them before each turn.
-template <class By> struct Behind {
+template <class By> struct Waiting {
     By by;
     const float *u;
     char *weights;
@@ -314,23 +314,23 @@ template <class By> struct Behind {
     TW_INLINE void turn() { row -= 2 * WIDTH, at -= 2 * WIDTH * width; }
 };
 
-// visit(Behind) of the tile of a row whose update is in `u`.
-template <class Visit> void with_behind(const TwDecode &job, int64_t row, const float *u, Visit visit) {
+// visit(Waiting) of the tile of a row whose update is in `u`.
+template <class Visit> void with_waiting(const TwDecode &job, int64_t row, const float *u, Visit visit) {
     const TwSheet &sheet = sheet_of_row(*job.layout, row);
     const int64_t first = tile_offset(*job.layout, sheet, row), flat = sheet.flat + first;
     with_step(job.finish, sheet.dtype, [&](const auto &by) {
         typedef std::decay_t<decltype(by)> By;
         char *const weights = moved(sheet.data, first * By::Weights::nbytes);
-        visit(Behind<By>{by, u, weights, moved(job.finish.anchor, flat), moved(job.finish.momentum, flat), sheet.width});
+        visit(Waiting<By>{by, u, weights, moved(job.finish.anchor, flat), moved(job.finish.momentum, flat), sheet.width});
     });
 }
 
 template <class By> struct Beside {
     Ahead ahead;
-    Behind<By> behind;
+    Waiting<By> waiting;
 
-    TW_INLINE void line(int i) { ahead.line(i), behind.line(i); }
-    TW_INLINE void turn() { behind.turn(); }
+    TW_INLINE void line(int i) { ahead.line(i), waiting.line(i); }
+    TW_INLINE void turn() { waiting.turn(); }
 };
 
 // The update of a row from its sums, to work.scratch; that of the row `waiting` (-1: none), which still lies there, is applied beside it.
@@ -340,8 +340,8 @@ template <bool scaled> void invert(const TwDecode &job, int64_t row, int64_t wai
     StoreAt<false> emit = {work.scratch};  // where it reads: fewer lines in the first cache
     if (waiting < 0) return transform_tile<Way::inverse>(sums, work.scratch, job.program.side, ahead, emit);
     auto get = sums.template of<64>();
-    with_behind(job, waiting, work.scratch, [&](const auto &behind) {
-        Beside<std::decay_t<decltype(behind.by)>> beside = {ahead, behind};
+    with_waiting(job, waiting, work.scratch, [&](const auto &tile) {
+        Beside<std::decay_t<decltype(tile.by)>> beside = {ahead, tile};
         columns_to_rows<Way::inverse, 64>(get, work.scratch, beside);
         ahead = beside.ahead;
     });
@@ -350,9 +350,9 @@ template <bool scaled> void invert(const TwDecode &job, int64_t row, int64_t wai
 
 // The update of a tile that nothing comes after.
 void finish_waiting(const TwDecode &job, int64_t waiting, const Work &work) {
-    with_behind(job, waiting, work.scratch, [](auto last) {
-        for (int block = 0; block < 64; block += WIDTH, last.turn())
-            for (int i = 0; i < LINES; i++) last.line(i);
+    with_waiting(job, waiting, work.scratch, [](auto tile) {
+        for (int block = 0; block < 64; block += WIDTH, tile.turn())
+            for (int i = 0; i < LINES; i++) tile.line(i);
     });
 }
 

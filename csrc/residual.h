@@ -12,24 +12,6 @@ namespace {
 // What is known of a row before its selection: nothing; that it is usual; and beyond that the largest magnitudes of its groups.
 enum class Shape { any, usual, grouped };
 
-// The residual of the row before on its way to memory, past the caches, while this row is worked on.
-struct Behind {
-    const float *from = nullptr;
-    float *to = nullptr;  // null: nothing is on its way
-
-    TW_INLINE void line(int i) const {
-        for (int j = 0; j < 16; j += WIDTH) stream(to + 16 * i + j, load(from + 16 * i + j));
-    }
-    TW_INLINE void skip(int lines) { from += 16 * lines, to += 16 * lines; }
-};
-
-void put_away(Behind behind, int64_t n) {
-    if (!behind.to) return;
-    if (n % 16 || !aligned(behind.to)) std::memcpy(behind.to, behind.from, (size_t)(4 * n));
-    else
-        for (int64_t i = 0; i < n; i += 16) behind.line(0), behind.skip(1);
-}
-
 // Beside a transform: a tile to come and a held residual to come are asked for; beside its first pass, which writes over it block by block,
 // the last residual goes out if there is one.
 template <bool waits> struct Beside {
@@ -124,6 +106,7 @@ template <bool has_held, bool grouped> struct UsualTileRule {
 
 // Where the first pass over a tile of side 64 takes its numbers from: straight from the source.
 template <class Numbers> struct FromSource {
+    static constexpr bool backward = false;
     Numbers run;  // from the first number of the tile on
     int64_t width;
     Sum squares;

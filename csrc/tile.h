@@ -89,6 +89,24 @@ inline Ahead tile_ahead(const TwLayout &layout, int64_t row, const void *otherwi
     return {at, stride};
 }
 
+// A row that is done, on its way to memory past the caches while the next one is worked on.
+struct Behind {
+    const float *from = nullptr;
+    float *to = nullptr;  // null: nothing is on its way
+
+    TW_INLINE void line(int i) const {
+        for (int j = 0; j < 16; j += WIDTH) stream(to + 16 * i + j, load(from + 16 * i + j));
+    }
+    TW_INLINE void skip(int lines) { from += 16 * lines, to += 16 * lines; }
+};
+
+inline void put_away(Behind behind, int64_t n) {
+    if (!behind.to) return;
+    if (n % 16 || !aligned(behind.to)) std::memcpy(behind.to, behind.from, (size_t)(4 * n));
+    else
+        for (int64_t i = 0; i < n; i += 16) behind.line(0), behind.skip(1);
+}
+
 // Vectors that come from get(i), transformed to put(k, v).
 template <Way way, int N, class Get, class Put, class Aside> TW_INLINE void lee(Get get, Put put, Aside &aside) {
     if constexpr (N == 64) {
@@ -108,6 +126,7 @@ template <Way way, int N, class Get, class Put, class Aside> TW_INLINE void lee(
 
 // Where the first pass takes its numbers from: the vector (or the number) of row i and column c, on the way back times the scale.
 template <Way way, int N> struct FromTile {
+    static constexpr bool backward = false;  // the order of the blocks of columns
     const float *x;
     TW_INLINE F vector(int i, int c, F scale) const { return way == Way::inverse ? load(x + i * N + c) * scale : load(x + i * N + c); }
     TW_INLINE float number(int i, int c) const { return way == Way::inverse ? x[i * N + c] * scale_2d<N>.value[i * N + c] : x[i * N + c]; }
@@ -123,6 +142,7 @@ inline float usual_scale(int64_t side) { return 2.0f / (float)side; }
 // The way back from sums, which become zero behind it, times a factor. `scaled`: the factor and the usual scale, powers of two, are in the
 // sums already, and what is left of the scale is multiplied into the first row here and into the first column by `of`.
 template <int N, bool scaled> struct FromSums {
+    static constexpr bool backward = true;  // `Sums` has just written the first column
     float *x;
     float factor;
     TW_INLINE F vector(int i, int c, F scale) const {
@@ -157,7 +177,7 @@ __attribute__((noinline)) void columns_to_rows(Get &get_, float *out, Aside &asi
     Aside aside = aside_;
     if constexpr (N >= WIDTH) {
         for (int block = 0; block < N; block += WIDTH) {
-            const int c = way == Way::inverse ? N - WIDTH - block : block;  // backward, as `Sums` has just written the first column
+            const int c = Get::backward ? N - WIDTH - block : block;
             F y[N];
             const F first = load(scale_2d<N>.value + c), other = load(scale_2d<N>.value + N + c);
             lee<way, N>([&](int i) { return get.vector(i, c, i ? other : first); }, [&](int k, F v) { y[k] = v; }, aside);
@@ -223,28 +243,5 @@ template <bool past_caches> struct StoreAt {
     float *out;
     TW_INLINE void operator()(int64_t at, F v, int) { past_caches ? stream(out + at, v) : store(out + at, v); }
 };
-
-// The next rows lie behind these: two lines for each step beside the transform.
-struct FollowingRows {
-    const char *at;
-    TW_INLINE void line(int i) { prefetch(at + 128 * i), prefetch(at + 128 * i + 64); }
-    TW_INLINE void turn() {}
-};
-
-// WIDTH rows of 64 numbers, each a transform.
-template <Way way, bool past_caches> inline void transform_rows(const float *in, float *out) {
-    FollowingRows following = {(const char *)(in + 64 * WIDTH)};
-    const float first = (float)std::sqrt(1.0 / 64), other = (float)std::sqrt(2.0 / 64);
-    alignas(64) float turned[64 * WIDTH];
-    F y[64], rows[WIDTH];
-    for (int u = 0; u < 64; u += WIDTH) {
-        for (int i = 0; i < WIDTH; i++) rows[i] = load(in + i * 64 + u);
-        store_transposed(rows, turned + u * WIDTH, WIDTH);
-    }
-    lee<way, 64>([&](int i) { return way == Way::inverse ? load(turned + i * WIDTH) * (i ? other : first) : load(turned + i * WIDTH); },
-                 [&](int k, F v) { y[k] = way == Way::forward ? v * (k ? other : first) : v; }, following);
-    for (int u = 0; u < 64; u += WIDTH) store_transposed(y + u, turned + u, 64);
-    for (int i = 0; i < 64 * WIDTH; i += WIDTH) past_caches ? stream(out + i, load(turned + i)) : store(out + i, load(turned + i));
-}
 
 }  // namespace
