@@ -1,4 +1,4 @@
-// The DCT by itself, of tiles and of rows of 64. What goes past the caches does so beside the next transform, a little at a time.
+// The DCT by itself, of tiles and of rows of 64. Rows, and tiles of side 64, go past the caches beside the next transform, line by line.
 #include "jobs.h"
 #include "tile.h"
 
@@ -30,6 +30,7 @@ template <Way way> void large_tiles(const TwTransform &job, int64_t begin, int64
     Behind behind;
     for (int64_t i = begin; i < end; i++) {
         FromTile<way, 64> get = {job.in + i * N};
+        static_assert(!get.backward, "the last tile goes out in this order");
         Beside<Ahead> beside = {{(const char *)(get.x + N), 4 * 64}, behind};
         StoreAt<false> emit = {tile};
         if (behind.to) columns_to_rows<way, 64>(get, tile, beside);

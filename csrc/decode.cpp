@@ -340,6 +340,7 @@ template <bool scaled> void invert(const TwDecode &job, int64_t row, int64_t wai
     StoreAt<false> emit = {work.scratch};  // where it reads: fewer lines in the first cache
     if (waiting < 0) return transform_tile<Way::inverse>(sums, work.scratch, job.program.side, ahead, emit);
     auto get = sums.template of<64>();
+    static_assert(get.backward, "the tile that waits is applied in this order");
     with_waiting(job, waiting, work.scratch, [&](const auto &tile) {
         Beside<std::decay_t<decltype(tile.by)>> beside = {ahead, tile};
         columns_to_rows<Way::inverse, 64>(get, work.scratch, beside);

@@ -61,13 +61,9 @@ template <class V> struct Lee<1, V> {
 template <int N, class V> TW_INLINE void lee_forward(const V (&x)[N], V (&y)[N]) { Lee<N, V>::forward(x, y); }
 template <int N, class V> TW_INLINE void lee_inverse(const V (&x)[N], V (&y)[N]) { Lee<N, V>::inverse(x, y); }
 
-// What memory does while the processor transforms (tile.h): line(0) to line(LINES - 1) are called between the operations of 64 vectors, each
-// once, an even one just before the odd one after it.
+// What memory does while the processor transforms (tile.h): line(0) to line(LINES - 1) are called between the operations of 64 vectors,
+// each once, an even one just before the odd one after it.
 constexpr int LINES = 2 * WIDTH;
-struct Nothing {
-    TW_INLINE void line(int) {}
-    TW_INLINE void turn() {}
-};
 
 template <class Aside> TW_INLINE void outer_line(Aside &aside, int i) {  // i: 0 to 15, in the outer levels
     if (WIDTH > 4) aside.line(i);

@@ -124,6 +124,7 @@ void usual_tile(const TwEncode &job, const Row &row, const UsualRule<has_held> &
     UsualTileRule<has_held, grouped> usual = {rule, work.groups};
     with_run(sheet, tile_offset(*job.layout, sheet, row.number), job.anchor, [&](const auto &run) {
         FromSource<std::decay_t<decltype(run)>> source = {run, sheet.width, {}};
+        static_assert(!source.backward, "the last residual goes out in this order");
         columns_to_rows<Way::forward, 64>(source, rule.x, aside);
         columns<Way::forward, 64>(rule.x, nullptr, aside.later(), usual);  // in place: fewer lines in the first cache
         stats[1] = source.squares.total();
@@ -163,7 +164,8 @@ bool in_blocks(const TwEncode &job, const Row &row) {
     return row.n == each_run(*job.layout, row.start, row.n, [&](const TwSheet &, int64_t, int64_t, int64_t count) { whole &= count % 16 == 0; }) && whole;
 }
 
-// What usual rows are worth: with a smaller decay a number that is too large could hide.
+// What usual rows are worth: with a smaller decay a number that is too large could hide, and zero times an infinite one is not zero
+// everywhere (`normal_times`).
 bool may_be_usual(const TwEncode &job) { return job.decay >= 0x1p-20f && job.decay <= 16 && std::fabs(job.gain) <= 16; }
 
 // x becomes what could be sent; stats: {bad numbers, squares of the source, squares of x}. The last residual goes out beside it.

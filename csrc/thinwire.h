@@ -63,7 +63,7 @@ void tw_large_pages(void *data, int64_t nbytes);
 // Coefficient order is column frequency * side + row frequency. `in` and `out` may be equal.
 int64_t tw_dct_tiles(const float *in, float *out, int64_t tiles, int side, int inverse, int threads);
 
-// `rows` vectors of 64 float32 to their orthonormal DCT-II, or back.
+// `rows` vectors of 64 float32 to their orthonormal DCT-II, or back. `in` and `out` may be equal.
 int64_t tw_dct_rows(const float *in, float *out, int64_t rows, int inverse, int threads);
 
 // Index coding by itself: `rows` times k ascending uint16 below chunk, to and from bytes. Elias-Fano, planes and bitmap records have a

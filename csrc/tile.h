@@ -142,7 +142,7 @@ inline float usual_scale(int64_t side) { return 2.0f / (float)side; }
 // The way back from sums, which become zero behind it, times a factor. `scaled`: the factor and the usual scale, powers of two, are in the
 // sums already, and what is left of the scale is multiplied into the first row here and into the first column by `of`.
 template <int N, bool scaled> struct FromSums {
-    static constexpr bool backward = true;  // `Sums` has just written the first column
+    static constexpr bool backward = true;  // `Sums` has just written the first column; a tile that waits goes in this order (decode.cpp)
     float *x;
     float factor;
     TW_INLINE F vector(int i, int c, F scale) const {

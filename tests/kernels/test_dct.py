@@ -35,6 +35,42 @@ def test_numpy_torch_and_every_instruction_set_hold_the_same_bits(kind: str, sid
             assert native.idct_tiles(tensor, side).numpy().tobytes() == back.tobytes()
 
 
+def ways_to_go(x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """A source and where its transform may go: memory of its own, some that is not aligned to vectors, where it is."""
+    room = torch.empty(x.numel() + 17)
+    first = -(room.data_ptr() // 4) % 16
+    for start in (first, first + 1):
+        yield x, room[start : start + x.numel()].view(x.shape)
+    here = x.clone()
+    yield here, here
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 15, 16, 17, 33, 100, 1100])
+def test_rows_hold_the_same_bits_wherever_they_go(count: int, every_isa: list[int]) -> None:
+    x = np.random.default_rng(count).standard_normal((count, 64), dtype=np.float32)
+    scale = np.sqrt(np.array([1] + [2] * 63) / 64).astype(np.float32)
+    forward = dct._forward(x.T[:, None, :, None], 64, np)[:, 0, :, 0].T * scale
+    back = dct._inverse((x * scale).T[:, None, :, None], 64, np)[:, 0, :, 0].T
+    for level, threads in ((level, threads) for level in every_isa for threads in (1, 5)):
+        native.set_isa(level)
+        for wanted, inverse in ((forward, False), (back, True)):
+            for source, out in ways_to_go(torch.from_numpy(x)):
+                native.dct_rows(source, inverse=inverse, out=out, threads=threads)
+                assert np.array_equal(out.numpy(), wanted), (level, threads, inverse)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_tiles_hold_the_same_bits_wherever_they_go(side: int, every_isa: list[int]) -> None:
+    x = torch.randn(20, side * side, generator=torch.Generator().manual_seed(side))
+    for level, threads in ((level, threads) for level in every_isa for threads in (1, 5)):
+        native.set_isa(level)
+        for transform in (dct.dct_tiles, dct.idct_tiles):
+            wanted, mine = transform(x, side), getattr(native, transform.__name__)
+            for source, out in ways_to_go(x):
+                mine(source, side, out=out, threads=threads)
+                assert torch.equal(out, wanted), (level, threads, transform)
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_it_is_the_orthonormal_dct_in_the_documented_order(side: int) -> None:
     x = rows("normal", 9, side * side, 1)

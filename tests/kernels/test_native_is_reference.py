@@ -240,7 +240,7 @@ def test_decoding_and_finishing_are_the_definition(name: str, members: int) -> N
             check_finishes(fragment, payloads, update, [dtype], by_contributors)
 
 
-@pytest.mark.parametrize("shapes", [[(64, 64), (128, 64)], [(300, 300), (64, 128), (70,)]], ids=str)
+@pytest.mark.parametrize("shapes", [[(64, 64), (128, 64)], [(70,), (300, 300), (64, 128)]], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_tiles_of_several_dtypes_are_finished_one_after_another(name: str, shapes: list[tuple[int, ...]]) -> None:
     fragment = Fragment([torch.Size(shape) for shape in shapes], named(name))
@@ -329,7 +329,7 @@ def test_a_decay_that_is_not_finite_gives_the_same_everywhere(name: str) -> None
         plain, *others = [native.encode(program, [source], held=held, decay=decay) for _ in levels()]
         for made in others:
             assert torch.equal(made.payload, plain.payload)
-            assert made.kept is not None and plain.kept is not None
+            assert plain.kept is not None
             same(made.kept, plain.kept.numpy())
 
 
