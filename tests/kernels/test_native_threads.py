@@ -119,14 +119,15 @@ def test_a_forked_child_has_a_pool_of_its_own() -> None:
 # -- time --------------------------------------------------------------------------------------------------------------------------
 
 
-def cost(run: Callable[[], object]) -> float:
-    """CPU seconds of the quickest of some runs."""
-    seconds = []
-    for _ in range(15):
-        start = time.thread_time()
-        run()
-        seconds.append(time.thread_time() - start)
-    return min(seconds)
+def costs(*runs: Callable[[], object]) -> list[float]:
+    """CPU seconds of each one's quickest run. They take turns: what else the machine does slows all of them."""
+    least = [float("inf")] * len(runs)
+    for _ in range(40):
+        for i, run in enumerate(runs):
+            start = time.thread_time()
+            run()
+            least[i] = min(least[i], time.thread_time() - start)
+    return least
 
 
 @pytest.mark.parametrize("name", ["int8", "sign", "topk", "dct-topk", "blockmax", "dct-blockmax64-vote", "bf16"])
@@ -134,10 +135,12 @@ def test_denormal_numbers_and_state_are_not_slower(name: str) -> None:
     program, x, held = work(name, 1)
     kept = torch.empty_like(held)
 
-    def encoding(source: Tensor, state: Tensor) -> float:
-        return cost(lambda: native.encode(program, [source], held=state, kept=kept, decay=0.999, threads=1))
+    def encoding(source: Tensor, state: Tensor) -> Callable[[], object]:
+        return lambda: native.encode(program, [source], held=state, kept=kept, decay=0.999, threads=1)
 
-    usual, nothing = encoding(x, held), encoding(x * 0, held * 0)
-    assert encoding(x, held * 1e-39) < 1.5 * usual + 2e-5
-    assert encoding(x * 1e-39, held) < 1.5 * usual + 2e-5
-    assert encoding(x * 1e-39, held * 1e-39) < 1.5 * max(usual, nothing) + 2e-5
+    tiny, tiny_held = x * 1e-39, held * 1e-39
+    sources = [(x, held), (x * 0, held * 0), (x, tiny_held), (tiny, held), (tiny, tiny_held)]
+    usual, nothing, old, new, both = costs(*(encoding(source, state) for source, state in sources))
+    assert old < 1.5 * usual + 2e-5
+    assert new < 1.5 * usual + 2e-5
+    assert both < 1.5 * max(usual, nothing) + 2e-5
