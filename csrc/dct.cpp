@@ -4,15 +4,6 @@
 
 namespace {
 
-// Beside a transform that writes over what the one before it made.
-template <class Next> struct Beside {
-    Next next;  // asks for what comes next
-    Behind behind;
-
-    TW_INLINE void line(int i) { next.line(i), behind.line(2 * i), behind.line(2 * i + 1); }
-    TW_INLINE void turn() { next.turn(), behind.skip(2 * LINES); }
-};
-
 template <Way way, bool past_caches> void tiles(const TwTransform &job, int64_t begin, int64_t end) {
     alignas(64) float scratch[2 * 4096];
     const int64_t n = job.side * job.side;
@@ -31,7 +22,7 @@ template <Way way> void large_tiles(const TwTransform &job, int64_t begin, int64
     for (int64_t i = begin; i < end; i++) {
         FromTile<way, 64> get = {job.in + i * N};
         static_assert(!get.backward, "the last tile goes out in this order");
-        Beside<Ahead> beside = {{(const char *)(get.x + N), 4 * 64}, behind};
+        Beside<Ahead, Behind> beside = {{(const char *)(get.x + N), 4 * 64}, behind};
         StoreAt<false> emit = {tile};
         if (behind.to) columns_to_rows<way, 64>(get, tile, beside);
         else columns_to_rows<way, 64>(get, tile, beside.next);
@@ -70,7 +61,7 @@ template <Way way> void rows(const TwTransform &job, bool past_caches, int64_t b
         const int64_t n = std::min(N, 64 * job.rows - at);
         const float *in = job.in + at;
         if (n < N) std::memcpy(rest, in, (size_t)(4 * n)), in = rest;
-        const Beside<FollowingRows> beside = {{(const char *)(in + N)}, behind};
+        const Beside<FollowingRows, Behind> beside = {{(const char *)(in + N)}, behind};
         if (behind.to) transform_rows<way>(in, done, beside);
         else transform_rows<way>(in, done, beside.next);
         behind = {};

@@ -325,14 +325,6 @@ template <class Visit> void with_waiting(const TwDecode &job, int64_t row, const
     });
 }
 
-template <class By> struct Beside {
-    Ahead ahead;
-    Waiting<By> waiting;
-
-    TW_INLINE void line(int i) { ahead.line(i), waiting.line(i); }
-    TW_INLINE void turn() { waiting.turn(); }
-};
-
 // The update of a row from its sums, to work.scratch; that of the row `waiting` (-1: none), which still lies there, is applied beside it.
 template <bool scaled> void invert(const TwDecode &job, int64_t row, int64_t waiting, float factor, Work &work) {
     Ahead ahead = tile_ahead(*job.layout, row + 2, work.sum);
@@ -342,9 +334,9 @@ template <bool scaled> void invert(const TwDecode &job, int64_t row, int64_t wai
     auto get = sums.template of<64>();
     static_assert(get.backward, "the tile that waits is applied in this order");
     with_waiting(job, waiting, work.scratch, [&](const auto &tile) {
-        Beside<std::decay_t<decltype(tile.by)>> beside = {ahead, tile};
+        Beside<Ahead, std::decay_t<decltype(tile)>> beside = {ahead, tile};
         columns_to_rows<Way::inverse, 64>(get, work.scratch, beside);
-        ahead = beside.ahead;
+        ahead = beside.next;
     });
     columns<Way::inverse, 64>(work.scratch, nullptr, ahead, emit);
 }

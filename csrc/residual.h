@@ -12,23 +12,16 @@ namespace {
 // What is known of a row before its selection: nothing; that it is usual; and beyond that the largest magnitudes of its groups.
 enum class Shape { any, usual, grouped };
 
-// Beside a transform: a tile to come and a held residual to come are asked for; beside its first pass, which writes over it block by block,
-// the last residual goes out if there is one.
-template <bool waits> struct Beside {
+// A tile to come and a held residual to come.
+struct Following {
     Ahead ahead;
     const char *held;
-    Behind behind;
 
     TW_INLINE void line(int i) {
         ahead.line(i);
         prefetch_far(held + 64 * i);
-        if (waits) behind.line(2 * i), behind.line(2 * i + 1);
     }
-    TW_INLINE void turn() {
-        held += 64 * LINES;
-        if (waits) behind.skip(2 * LINES);
-    }
-    Beside<false> later() const { return {ahead, held, {}}; }
+    TW_INLINE void turn() { held += 64 * LINES; }
 };
 
 // The next row of a source and of the held residual, in rows without a basis: one half is asked for beside the intake of a row, the other
@@ -118,15 +111,18 @@ template <class Numbers> struct FromSource {
     }
 };
 
-template <bool grouped, bool has_held, class Aside>
-void usual_tile(const TwEncode &job, const Row &row, const UsualRule<has_held> &rule, Aside aside, double *stats, Work &work) {
+// The last residual, if there is one, goes out beside the first pass, which writes over it block by block.
+template <bool grouped, bool has_held>
+void usual_tile(const TwEncode &job, const Row &row, const UsualRule<has_held> &rule, Beside<Following, Behind> beside, double *stats,
+                Work &work) {
     const TwSheet &sheet = sheet_of_row(*job.layout, row.number);
     UsualTileRule<has_held, grouped> usual = {rule, work.groups};
     with_run(sheet, tile_offset(*job.layout, sheet, row.number), job.anchor, [&](const auto &run) {
         FromSource<std::decay_t<decltype(run)>> source = {run, sheet.width, {}};
         static_assert(!source.backward, "the last residual goes out in this order");
-        columns_to_rows<Way::forward, 64>(source, rule.x, aside);
-        columns<Way::forward, 64>(rule.x, nullptr, aside.later(), usual);  // in place: fewer lines in the first cache
+        if (beside.last.to) columns_to_rows<Way::forward, 64>(source, rule.x, beside);
+        else columns_to_rows<Way::forward, 64>(source, rule.x, beside.next);
+        columns<Way::forward, 64>(rule.x, nullptr, beside.next, usual);  // in place: fewer lines in the first cache
         stats[1] = source.squares.total();
     });
     work.shape = grouped ? Shape::grouped : Shape::usual;
@@ -146,7 +142,7 @@ void usual_row(const TwEncode &job, const Row &row, UsualRule<has_held> rule, co
             work.next = next;
             each_vector(count, [&](int64_t at, int place) {
                 if (at % 32 == 0) next.ask_for(start + at);
-                if (waits && at % 16 == 0) behind.line((int)((start + at) / 16));
+                if (waits && at % 16 == 0) behind.put((int)((start + at) / 16));
                 const F v = normal(run.vector(at));
                 squares_.add_square(place, v);
                 rule_.apply(start + at, v, place);
@@ -172,19 +168,14 @@ bool may_be_usual(const TwEncode &job) { return job.decay >= 0x1p-20f && job.dec
 template <bool has_held>
 void accumulate(const TwEncode &job, const Row &row, const float *held, float *x, const Behind &behind, double *stats, Work &work) {
     const tw_program &p = job.program;
-    const Ahead ahead = tile_ahead(*job.layout, row.number + 1, x);
-    const char *const held_ahead = (const char *)(held ? held + AHEAD : x);
+    Following following = {tile_ahead(*job.layout, row.number + 1, x), (const char *)(held ? held + AHEAD : x)};
     const bool tile = p.side == 64 && row.number < job.layout->tile_rows;
     bool waits = behind.to;
     if (may_be_usual(job) && (tile || (p.side == 0 && in_blocks(job, row)))) {
         const UsualRule<has_held> rule = {held, x, job.decay, job.gain};
         if (tile) {
-            const auto take = [&](auto aside) {
-                if (p.select == S_TOP_K && p.k <= MOST_USUAL) usual_tile<true>(job, row, rule, aside, stats, work);
-                else usual_tile<false>(job, row, rule, aside, stats, work);
-            };
-            if (waits) take(Beside<true>{ahead, held_ahead, behind});
-            else take(Beside<false>{ahead, held_ahead, behind});
+            if (p.select == S_TOP_K && p.k <= MOST_USUAL) usual_tile<true>(job, row, rule, {following, behind}, stats, work);
+            else usual_tile<false>(job, row, rule, {following, behind}, stats, work);
         } else {
             waits ? usual_row<has_held, true>(job, row, rule, behind, stats, work) : usual_row<has_held, false>(job, row, rule, behind, stats, work);
         }
@@ -197,8 +188,7 @@ void accumulate(const TwEncode &job, const Row &row, const float *held, float *x
     Rule<has_held> rule = {held, x, job.decay, job.gain};
     read_source(job, row, x, stats);
     if (p.side) {
-        Beside<false> beside = {ahead, held_ahead, {}};
-        transform_tile<Way::forward>(Tile<Way::forward>{x}, work.scratch, p.side, beside, rule);
+        transform_tile<Way::forward>(Tile<Way::forward>{x}, work.scratch, p.side, following, rule);
     } else {
         each_vector(row.n16, [&](int64_t at, int place) {
             if (has_held && at % 16 == 0) prefetch((const char *)(held + at) + AHEAD);

@@ -94,18 +94,29 @@ struct Behind {
     const float *from = nullptr;
     float *to = nullptr;  // null: nothing is on its way
 
-    TW_INLINE void line(int i) const {
+    TW_INLINE void put(int i) const {  // a line of 64 bytes
         for (int j = 0; j < 16; j += WIDTH) stream(to + 16 * i + j, load(from + 16 * i + j));
     }
     TW_INLINE void skip(int lines) { from += 16 * lines, to += 16 * lines; }
+    TW_INLINE void line(int i) const { put(2 * i), put(2 * i + 1); }
+    TW_INLINE void turn() { skip(2 * LINES); }
 };
 
 inline void put_away(Behind behind, int64_t n) {
     if (!behind.to) return;
     if (n % 16 || !aligned(behind.to)) std::memcpy(behind.to, behind.from, (size_t)(4 * n));
     else
-        for (int64_t i = 0; i < n; i += 16) behind.line(0), behind.skip(1);
+        for (int64_t i = 0; i < n; i += 16) behind.put(0), behind.skip(1);
 }
+
+// Beside a transform that writes over what is left of the one before it: what comes next is asked for, and what was last goes out.
+template <class Next, class Last> struct Beside {
+    Next next;
+    Last last;
+
+    TW_INLINE void line(int i) { next.line(i), last.line(i); }
+    TW_INLINE void turn() { next.turn(), last.turn(); }
+};
 
 // Vectors that come from get(i), transformed to put(k, v).
 template <Way way, int N, class Get, class Put, class Aside> TW_INLINE void lee(Get get, Put put, Aside &aside) {
